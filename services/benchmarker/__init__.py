@@ -1,1 +1,1 @@
-"""Measures a staged candidate against its baseline, and judges it by the gates of its policy."""
+"""The benchmarker: measures a staged candidate against its baseline under load, and applies the policy's gates."""

@@ -1,6 +1,6 @@
-"""Measures a staged candidate against its baseline; publishes `variant.benchmarked` or `variant.failed`.
+"""The benchmarker's handler: measures each staged candidate against its baseline, and publishes report or failure.
 
-Both sides are also asked as callers do, until the model stops by itself.
+Both sides also answer prompts without a fixed length, to count answers that end by themselves.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ from shared.runtime.clock import Clock
 from shared.runtime.progress import progress_reporter
 
 ASKED: Final = 16
-"""So many prompts are asked of each side."""
+"""Prompts per side for counting natural endings."""
 MOST_TOKENS: Final = 256
-"""An answer of so many tokens did not end by itself."""
+"""Token limit of these answers; one that reaches it did not end by itself."""
 TOGETHER: Final = 4
-"""So many prompts are asked at the same time."""
+"""Prompts asked at the same time."""
 LONGEST_S: Final = 10.0
-"""No prompt is asked later than that: an engine on a CPU would take minutes for all."""
+"""Seconds after which no further prompt is asked; all of them would take minutes on a CPU."""
 
 
 async def count_endings(
@@ -52,10 +52,10 @@ async def count_endings(
     context_tokens: int,
     timeout_s: float,
 ) -> dict[Side, NaturalAnswers]:
-    """Return how the answers of each side ended, of the prompts that both answered; nothing if there is none."""
+    """Return each side's natural answers to prompts that both sides answered; empty if there are none."""
     limit = min(MOST_TOKENS, context_tokens // 2)
     fitting = choose_fitting(prompts, context_tokens=context_tokens, output_tokens=limit)
-    chosen = fitting[:: max(1, len(fitting) // ASKED)][:ASKED]  # a set may be in the order of its slices
+    chosen = fitting[:: max(1, len(fitting) // ASKED)][:ASKED]  # spread, because sets may be ordered by slice
     at_work, failures = asyncio.Semaphore(TOGETHER), list[SlipwayError]()
     loop = asyncio.get_running_loop()
     until = loop.time() + LONGEST_S
@@ -72,7 +72,7 @@ async def count_endings(
     async def ask_both(prompt: Prompt) -> dict[Side, tuple[bool, int]] | None:
         async with at_work:
             if failures or loop.time() > until:
-                return None  # each further request could cost a time limit
+                return None  # each further request could take its full timeout
             try:
                 answers = await asyncio.gather(*(ask(served, prompt) for served in sides.values()))
             except SlipwayError as error:
@@ -101,11 +101,11 @@ _NO_WARM_UP_ANSWER = not_measured("The engine did not answer its warm-up.")
 
 @dataclass(frozen=True)
 class Benchmarker:
-    """The use case: one measurement per staged candidate.
+    """Measures each staged candidate once.
 
     Attributes:
-        give_up_after_s: Time since its first try until which a measurement is repeated if the baseline's engine is
-            lost; it is repeated once at least.
+        give_up_after_s: Seconds after the first attempt during which a measurement that lost the baseline's engine is
+            repeated; at least one repetition.
     """
 
     engine: Engine
@@ -118,11 +118,11 @@ class Benchmarker:
     _first_lost_s: dict[str, float] = field(default_factory=dict)
 
     async def measure(self, staged: VariantStaged, progress: Progress) -> tuple[BenchmarkReport, ArtifactRef]:
-        """Return the committed report of a staged candidate: an existing one, or a new one.
+        """Return the committed report of a staged candidate; measure it if there is none.
 
         Raises:
             Permanent: The evaluation set cannot be used.
-            Transient: The baseline's engine was lost, so that there is nothing to compare with: try again.
+            Transient: The baseline's engine was lost; try again.
         """
         prompts = await self._prompts(staged)
         plan = plan_benchmark(staged, hardware=self.hardware.fingerprint(), prompts=digest_prompts(prompts))
@@ -177,7 +177,7 @@ class Benchmarker:
         load = Load(engine=self.engine, clock=self.clock, sides=sides, profile=profile, salt=salt)
         warm_up = await load.warm_up()
         if profile.warmup_requests and has_lost_baseline(warm_up):
-            return warm_up, _NO_WARM_UP_ANSWER  # the load would fail in the same way, but take longer
+            return warm_up, _NO_WARM_UP_ANSWER  # the load would fail too, but take longer
         silent = any(record.side == "candidate" and record.error not in _ENGINE_ANSWERS for record in warm_up)
         timeout_s = max(LEAST_TIMEOUT_S, profile.timeout_s)
         scoring = Scoring(engine=self.engine, reports=self.reports, sides=sides, timeout_s=timeout_s)
@@ -193,9 +193,7 @@ class Benchmarker:
     async def _load_sides(
         self, staged: VariantStaged, plan: BenchmarkPlan, prompts: Sequence[Prompt]
     ) -> dict[Side, LoadedSide] | None:
-        """Return both sides with their rendered prompts, those that fit the context by the engines' own count.
-
-        None if the baseline's engine did not answer, and without its count no prompt can be used.
+        """Return both sides with the prompts that fit; None if the baseline's engine counts no tokens.
 
         Raises:
             Permanent: `evaluation_invalid`: no prompt fits.
@@ -218,7 +216,7 @@ class Benchmarker:
         }
 
     async def _check_tools(self, staged: VariantStaged) -> GateResult | None:
-        """Return the gate of tool calls; None if the candidate has no tool parser."""
+        """Return the tool-call gate; None if the candidate has no tool parser."""
         settings = staged.candidate.serving
         if settings is None or settings.tool_parser is None:
             return None
@@ -251,13 +249,13 @@ class Benchmarker:
         try:
             return await self.template(served, prompt.messages)
         except Permanent:
-            return None  # each request with this prompt counts as an error: production would reject it as well
+            return None  # its requests count as errors: production would reject them too
 
     def _assess_baseline(self, plan: BenchmarkPlan, records: tuple[RequestRecord, ...], started_s: float) -> str:
-        """Return why a measurement says nothing about the candidate; empty if it does.
+        """Return why a measurement is void; empty if it is valid.
 
         Raises:
-            Transient: The baseline's engine was lost, and the measurement is to be repeated.
+            Transient: The baseline's engine was lost, and the measurement must be repeated.
         """
         if not has_lost_baseline(records):
             self._first_lost_s.pop(plan.output_key, None)
@@ -293,7 +291,7 @@ def build(
     settings: BenchmarkerSettings,
     clock: Clock,
 ) -> Benchmarker:
-    """Register the handlers on the bus and return the use case behind them."""
+    """Register the handler on the bus and return the benchmarker."""
     benchmarker = Benchmarker(
         engine=engine,
         reports=reports,

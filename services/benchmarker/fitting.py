@@ -1,4 +1,4 @@
-"""Leaves out prompts that do not fit the served context: the engines count the tokens of those that may not."""
+"""Selects prompts that fit the served context, by the engines' own token counts where needed."""
 
 import asyncio
 import contextlib
@@ -15,13 +15,13 @@ from shared.errors import SlipwayError
 
 @dataclass
 class Fitting:
-    """The choice of prompts by their length in tokens, which only the engines know.
+    """Selects prompts by their length in tokens, which only the engines know.
 
     Attributes:
         engine: Serves both sides.
-        sides: Candidate and baseline, with their rendered prompts.
-        limit_tokens: The most tokens of a prompt: the shorter context without the answer.
-        timeout_s: Time limit of a request.
+        sides: Candidate and baseline with rendered prompts.
+        limit_tokens: Most tokens of a prompt: the shorter context minus the answer.
+        timeout_s: Timeout of a request in seconds.
     """
 
     engine: Engine
@@ -31,10 +31,9 @@ class Fitting:
     _silent: set[Side] = field(default_factory=set)
 
     async def choose(self, *, requests: int, seed: int) -> Sequence[int]:
-        """Return the indices of the prompts to use: all, unless a prompt may be too long.
+        """Return the indices of prompts to use: all, unless one may be too long.
 
-        Then at most as many as there are requests, in random order, are chosen: to ask for one costs a prefill on both
-        sides.
+        Then choose at most `requests` prompts at random, because each count costs a prefill on both sides.
         """
         count = len(self.sides["candidate"].prompts)
         doubtful = {index for index in range(count) if self._is_doubtful(index)}
@@ -50,7 +49,7 @@ class Fitting:
         return sorted(chosen)
 
     def is_silent(self, side: Side) -> bool:
-        """Return whether a side did not answer when it was asked for the length of a prompt."""
+        """Return whether a side failed to count a prompt's tokens."""
         return side in self._silent
 
     def _is_doubtful(self, index: int) -> bool:
@@ -61,9 +60,9 @@ class Fitting:
         return candidate, baseline
 
     async def _length(self, side: Side, index: int) -> Length:
-        """Return the number of tokens of a prompt by one side's tokenizer.
+        """Return a prompt's tokens, counted by one side's engine.
 
-        A side is asked no more after another error than a refusal: each further request could cost a time limit.
+        After an error other than a refusal, the side is not asked again: each request could take its full timeout.
         """
         prompt = self.sides[side].prompts[index]
         if prompt is None or side in self._silent:

@@ -18,7 +18,7 @@ WARMUP_PAIR = -1
 
 @dataclass(frozen=True)
 class LoadedSide:
-    """A target under load, with its prompts as text; None for a prompt that the chat template could not render."""
+    """A target under load with its rendered prompts; None where the chat template rejected a prompt."""
 
     served: ServedTarget
     prompts: tuple[str | None, ...]
@@ -29,11 +29,11 @@ class Load:
 
     Attributes:
         engine: Streams the answers.
-        clock: Measures the time.
+        clock: The clock.
         sides: The two targets.
-        profile: Number of requests, length of answers, deadline.
-        salt: Unique to this load. Each of its requests has a cache salt of its own, so that the prefill of each is
-            computed: the baseline serves since before, and would have the prompts of earlier benchmarks in its cache.
+        profile: Number of requests, answer length, timeout.
+        salt: Prefix of each request's unique cache salt. It prevents prefix cache hits: the baseline may have cached
+            the prompts of earlier benchmarks.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Load:
         self._sent = 0
 
     async def warm_up(self) -> tuple[RequestRecord, ...]:
-        """Send the warm-up requests of both sides, one after the other; they are excluded from every figure.
+        """Send each side's warm-up requests one by one; no figure includes them.
 
-        A side stops at its first error: each further request to a hanging engine would cost a deadline.
+        A side stops at its first error, because a hanging engine would take the full timeout each time.
         """
         halves = await asyncio.gather(*(self._warm_up_side(side) for side in SIDES))
         return tuple(record for half in halves for record in half)
@@ -67,7 +67,7 @@ class Load:
         return records
 
     async def run(self, plan: Sequence[Arrival], progress: Progress) -> tuple[RequestRecord, ...]:
-        """Send every request of a plan at its time, and return one record per request, in the order of the plan."""
+        """Send all planned requests at their times; return their records in plan order."""
         origin = self._clock.monotonic()
         done = 0
 
@@ -108,7 +108,7 @@ class Load:
     async def _receive(
         self, served: ServedTarget, prompt: str, arrival: Arrival, origin: float, answer: "_Answer"
     ) -> str | None:
-        """Receive one answer and return the kind of error; None if there was none."""
+        """Receive an answer; return its error kind, or None."""
         profile = self._profile
         self._sent += 1
         stream = self._engine.stream(
@@ -132,7 +132,7 @@ class Load:
 
 @dataclass
 class _Answer:
-    """The received part of an answer."""
+    """The part of an answer received so far."""
 
     first_s: float | None = None
     last_s: float | None = None
@@ -140,7 +140,7 @@ class _Answer:
     output_tokens: int = 0
 
     def add(self, at_s: float, text: str, input_tokens: int, output_tokens: int) -> None:
-        """Add a piece; a piece without text or tokens does not count as a time."""
+        """Add a piece; one without text or tokens sets no time."""
         self.input_tokens = max(self.input_tokens, input_tokens)
         self.output_tokens += output_tokens
         if text and self.first_s is None:

@@ -1,4 +1,4 @@
-"""Starts the benchmarker: `python -m services.benchmarker.main`."""
+"""Entry point of the benchmarker: `python -m services.benchmarker.main`."""
 
 import asyncio
 from functools import partial
@@ -20,7 +20,7 @@ from shared.storage.blobs import Store
 
 
 async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
-    """Build the service and serve until SIGTERM."""
+    """Connect, build the benchmarker and serve until SIGTERM."""
     await check_sandbox(connection)
     clock = SystemClock()
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
@@ -37,7 +37,7 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
         clock=clock,
     )
 
-    prepare = (store.check_create_only,)  # it does not start on a store that would overwrite commits
+    prepare = (store.check_create_only,)  # refuses a store that would overwrite commits
     try:
         await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)}, prepare=prepare)
     finally:

@@ -1,4 +1,4 @@
-"""Ports of the benchmarker: the serving engine, the store of reports, and chat templates."""
+"""The benchmarker's ports: serving engine, report store and chat templates."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -11,11 +11,11 @@ from services.benchmarker.domain.tool_calls import ApiAnswer
 from shared.serving.tensors import Delta
 
 Progress = Callable[[int, int], None]
-"""Called with requests done and requests in total."""
+"""Called with requests done and in total."""
 
 
 class Engine(Protocol):
-    """Streams the answers of served targets."""
+    """The serving engine: streams answers and scores prompts."""
 
     def stream(
         self,
@@ -28,39 +28,39 @@ class Engine(Protocol):
         logprobs: bool = False,
         cache_salt: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
-        """Stream one answer of exactly `output_tokens` tokens if the engine supports it.
+        """Stream one answer, of exactly `output_tokens` tokens if the engine supports it.
 
-        `number` chooses the endpoint. With `logprobs` the pieces carry the log-probabilities of their tokens, if the
-        engine returns them. Only requests with the same `cache_salt` share cached prefixes, if the engine takes one.
+        `number` selects the endpoint. `logprobs` adds log-probabilities of tokens, and only requests with equal
+        `cache_salt` share cached prefixes, if the engine supports these.
 
         Raises:
-            SlipwayError: The engine is lost or rejects the request; the code says which.
+            SlipwayError: The engine is lost or rejects the request; see its code.
         """
 
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
-        """Return whether the engine of a target returns the log-probabilities of a prompt.
+        """Return whether a target's engine returns log-probabilities of a prompt.
 
         Raises:
-            SlipwayError: The engine is lost; the code says how.
+            SlipwayError: The engine is lost; see its code.
         """
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
-        """Return the log-probability, in nats, of every token but the first, given those before it.
+        """Return the log-probability in nats of each token after the first, given the preceding ones.
 
         Args:
             served: A target that can score.
-            token_ids: At least two, and at most one less than its context holds.
-            timeout_s: Time limit of the engine.
+            token_ids: At least two, and fewer than its context holds.
+            timeout_s: Timeout in seconds.
 
         Raises:
-            SlipwayError: The engine is lost or rejects the request; the code says which.
+            SlipwayError: The engine is lost or rejects the request; see its code.
         """
 
     async def ask_api(self, served: ServedTarget, path: str, body: Mapping[str, Any], *, timeout_s: float) -> ApiAnswer:
-        """Return the whole answer of the engine's OpenAI API to a POST request.
+        """Return the complete answer of the engine's OpenAI API to a POST request.
 
         Raises:
-            SlipwayError: The engine is lost or does not answer; the code says which.
+            SlipwayError: The engine is lost or does not answer; see its code.
         """
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
@@ -68,23 +68,23 @@ class Engine(Protocol):
 
 
 class Reports(Protocol):
-    """The committed reports."""
+    """Committed reports, and the texts that variants were measured on."""
 
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
-        """Return the committed report of an output key; None if there is none."""
+        """Return the committed report with this output key; None if there is none."""
 
     def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
-        """Write a report, create-only, and return the committed one: another replica may have been first."""
+        """Write a report, create-only; return the stored one, which may be another replica's."""
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
-        """Return the windows that a variant's quality was measured on; empty if its manifest has none.
+        """Return a variant's held-out windows; empty if its manifest has none.
 
         Raises:
             Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.
         """
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
-        """Return an evaluation set, verified.
+        """Return a verified evaluation set.
 
         Raises:
             Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.
@@ -92,7 +92,7 @@ class Reports(Protocol):
 
 
 class Template(Protocol):
-    """Renders a conversation as a target expects it."""
+    """Renders conversations with a target's chat template."""
 
     async def __call__(self, served: ServedTarget, messages: Sequence[Message]) -> str:
-        """Return the prompt; raise Permanent if the target's chat template cannot render it."""
+        """Return the prompt; raise Permanent if the chat template rejects the messages."""

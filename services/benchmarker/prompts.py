@@ -1,4 +1,4 @@
-"""The default prompts of a benchmark, for models without an evaluation set: short to long, on everyday topics."""
+"""Default prompts for models without an evaluation set: short to long, on everyday topics."""
 
 from services.benchmarker.domain.prompts import Message, Prompt, ask_once
 

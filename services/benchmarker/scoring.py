@@ -1,4 +1,4 @@
-"""Measures log-probabilities through the serving engine, while no other request runs."""
+"""Measures quality through the serving engine, while no other request runs."""
 
 import asyncio
 import contextlib
@@ -23,10 +23,10 @@ from shared.errors import Permanent, SlipwayError
 Windows = tuple[HeldOutWindow, ...]
 
 ATTEMPTS = 2
-"""Attempts of the scoring: one failed request must not decide about a variant."""
+"""Attempts to score, so that one failed request does not decide about a variant."""
 LEAST_TIMEOUT_S = 60.0
 ANSWERS = 4
-"""Number of prompts whose answers are compared if the engine scores no text."""
+"""Prompts for comparing answers when the engine cannot score text."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Scoring:
 
     Attributes:
         engine: Serves both sides.
-        reports: Returns the candidate's manifest.
-        sides: Candidate and baseline, with their rendered prompts.
-        timeout_s: Time limit of the engine for one window, which it processes as a whole.
+        reports: Returns the candidate's held-out windows.
+        sides: Candidate and baseline with rendered prompts.
+        timeout_s: Seconds for the engine to score one window.
     """
 
     engine: Engine
@@ -46,9 +46,9 @@ class Scoring:
     timeout_s: float = LEAST_TIMEOUT_S
 
     async def measure(self, staged: VariantStaged) -> ServedQuality:
-        """Return the served quality: scored on the held-out windows, or from generated answers if it cannot be scored.
+        """Return the served quality: scored on held-out windows, or from generated answers if the engine cannot score.
 
-        If the engine fails twice, nothing was measured; the load that follows records its errors.
+        If the engine fails twice, the result is inconclusive; the following load records the errors.
 
         Raises:
             Transient: The store does not answer.
@@ -70,7 +70,7 @@ class Scoring:
         return not_measured(f"The engine did not score the windows: {problem}")
 
     async def _recorded_windows(self, deployable: Deployable) -> tuple[Windows, str]:
-        """Return the windows that a target was measured on; none, and the problem, if they cannot be read."""
+        """Return a target's held-out windows; if they are unreadable, none and the problem."""
         try:
             return await asyncio.to_thread(self.reports.held_out, deployable.manifest), ""
         except Permanent as error:
@@ -82,7 +82,7 @@ class Scoring:
         if not fitting:
             return not_measured(f"No held-out window fits the served context of {served.context_tokens} tokens.")
         scores = []
-        for window in fitting:  # one after the other: each uses all cores
+        for window in fitting:  # in sequence, because each uses all cores
             logprobs = await self.engine.score(served, window.token_ids, timeout_s=self.timeout_s)
             scores.append(score_window(window, logprobs))
         return assess_scored(scores, staged.request.quality_gate)

@@ -1,1 +1,1 @@
-"""Sends a set of rows to a staged candidate and the active version, and scores their answers."""
+"""The evaluator: sends rows to a staged candidate and the active version, and scores their answers."""

@@ -1,4 +1,4 @@
-"""Evaluates a staged candidate and its baseline; publishes `variant.evaluated` or `variant.failed`."""
+"""The evaluator's handler: evaluates each staged candidate and its baseline, and publishes report or failure."""
 
 import asyncio
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ from shared.runtime.progress import progress_reporter
 
 SERVICE = "evaluator"
 DEFAULT_SET = Path(__file__).with_name("default_set.jsonl")
-"""120 rows, 20 in each of the slices `stops`, `language`, `json`, `roles`, `refuses` and `answers`."""
+"""120 rows: 20 in each of the slices `stops`, `language`, `json`, `roles`, `refuses` and `answers`."""
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """The use case: every evaluation of the policy, once per staged candidate."""
+    """Makes the policy's evaluations once per staged candidate."""
 
     asking: Asking
     reports: Reports
@@ -46,12 +46,12 @@ class Evaluator:
     _first_lost_s: dict[Digest, float] = field(default_factory=dict, repr=False, compare=False)
 
     async def evaluate(self, staged: VariantStaged, progress: Progress) -> tuple[EvaluationReport, ArtifactRef]:
-        """Return the committed report of a staged candidate: an existing one, or a new one.
+        """Return the committed report of a staged candidate; evaluate it if there is none.
 
         Raises:
             Permanent: `evaluation_invalid`: a set cannot be used; `endpoint_unreachable`: an engine was lost for longer
                 than `give_up_after_s`.
-            Transient: An engine was lost: try again.
+            Transient: An engine was lost; try again.
         """
         plans = await self._plan(staged)
         output_key = plan_output(staged, plans)
@@ -84,9 +84,9 @@ class Evaluator:
         )
 
     def _bound(self, error: SlipwayError, output_key: Digest) -> SlipwayError:
-        """Return a failure unchanged; after an engine was lost for too long, return it as Permanent.
+        """Convert a failure to Permanent once an engine was lost for too long; return others unchanged.
 
-        Its lease may have been given back long ago, so that the engine never comes back.
+        The staging lease may have been released, so that the engine never returns.
         """
         if error.code != "endpoint_unreachable":
             return error
@@ -118,7 +118,7 @@ class Evaluator:
         """Return the recorded scores of an anchor.
 
         Raises:
-            Permanent: `artifact_not_found`: its report is gone; another name of the evaluation begins with a new one.
+            Permanent: `artifact_not_found`: the report is gone; rename the evaluation to start a new anchor.
         """
         results = self.reports.read(anchor.report).results
         rows = next((result.rows for result in results if result.basis == anchor.basis), ())
@@ -126,10 +126,10 @@ class Evaluator:
 
 
 async def read_set(reports: Reports, rows: str, evaluation: ArtifactRef | None) -> EvaluationSet:
-    """Return the set that Slipway brings (`default`), or the checkpoint's.
+    """Return the packaged set (`default`) or the checkpoint's.
 
     Raises:
-        ValueError: The checkpoint has none, or it cannot be read as rows.
+        ValueError: The checkpoint has none, or its rows are unreadable.
     """
     if rows == "default":
         return default_set()
@@ -141,7 +141,7 @@ async def read_set(reports: Reports, rows: str, evaluation: ArtifactRef | None) 
 
 @cache
 def default_set() -> EvaluationSet:
-    """Return the set that Slipway brings."""
+    """Return the packaged evaluation set."""
     return _parse(DEFAULT_SET.read_bytes())
 
 
@@ -150,7 +150,7 @@ def _parse(data: bytes) -> EvaluationSet:
 
 
 def build(bus: Bus, *, asking: Asking, reports: Reports, settings: EvaluatorSettings, clock: Clock) -> Evaluator:
-    """Register the handlers on the bus and return the use case behind them."""
+    """Register the handler on the bus and return the evaluator."""
     evaluator = Evaluator(asking, reports, clock, settings.give_up_after_s)
 
     @bus.on(VariantStaged, failure=_failed)

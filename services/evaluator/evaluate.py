@@ -1,4 +1,4 @@
-"""One evaluation: rows are sent to one or two versions until each limit is decided."""
+"""Runs one evaluation: sends rows to one or two versions until each limit is decided."""
 
 import asyncio
 from collections import deque
@@ -21,15 +21,15 @@ from shared.errors import SlipwayError
 
 Role = Literal["candidate", "active"]
 _AHEAD: Final = 2
-"""So many times the rows that are asked at once may wait for the one before them."""
+"""Factor of rows in flight or waiting to be scored, over rows asked at once."""
 _TRIES: Final = 2
-"""How often a row is asked of a version that fails at it."""
+"""Attempts to ask a version a row."""
 MOST_VOID: Final = 10
-"""An evaluation ends after so many rows that the active version failed at, if they are most of those asked."""
+"""Void rows that end an evaluation, if they are at least as many as the compared rows."""
 
 
 class NoAnswer(NamedTuple):
-    """Why a version did not answer a row: it rejects the request, or it failed, which says nothing of its answers."""
+    """Why a version did not answer a row; `has_failed` marks failures that say nothing about its answers."""
 
     reason: str
     has_failed: bool = False
@@ -37,13 +37,13 @@ class NoAnswer(NamedTuple):
 
 @dataclass(frozen=True)
 class Asking:
-    """Sends the rows of an evaluation to a candidate and the active version, or to one version with recorded scores.
+    """Sends rows to candidate and active version, or to one version with recorded scores.
 
     Attributes:
         recognise: Recognises the language of a text.
-        together: Maximum number of concurrent rows.
-        timeout_s: Time limit of an answer in seconds, besides `token_s`.
-        token_s: Seconds added to the limit for each allowed token.
+        together: Most concurrent rows.
+        timeout_s: Timeout of an answer in seconds, plus `token_s` per token.
+        token_s: Seconds per allowed token.
     """
 
     endpoint: Endpoint
@@ -55,12 +55,12 @@ class Asking:
     async def evaluate(
         self, plan: EvaluationPlan, versions: Mapping[Role, ServedTarget], progress: Progress
     ) -> EvaluationResult:
-        """Return the result of an evaluation; it ends when each limit is met or missed, or without further rows.
+        """Return the result of an evaluation, which ends when all limits are decided or rows run out.
 
-        Without an active version, the scores of the plan's anchor stand in its place.
+        Without an active version, the anchor's scores replace its answers.
 
         Raises:
-            SlipwayError: An endpoint is unreachable; the evaluation can be repeated.
+            SlipwayError: An endpoint is unreachable; repeat the evaluation.
         """
         comparison, rows, void = plan.comparison, list[EvaluatedRow](), 0
         waiting = deque(plan.rows)
@@ -74,7 +74,7 @@ class Asking:
                         running.append(asyncio.create_task(self._evaluate_row(plan, row, versions, at_work)))
                 if not running:
                     break
-                evaluated = await running.popleft()  # in the order that was drawn, however long each one takes
+                evaluated = await running.popleft()  # in drawn order, however long each row takes
                 if evaluated is None:
                     void += 1
                 else:
@@ -96,7 +96,7 @@ class Asking:
         versions: Mapping[Role, ServedTarget],
         at_work: asyncio.Semaphore,
     ) -> EvaluatedRow | None:
-        """Return the scores of a row; None if the active (else the only) version failed at it: nothing is compared."""
+        """Return a row's scores; None if the active version, or else the only one, failed to answer."""
         async with at_work:
             given = await asyncio.gather(*(self._ask(plan, row, served) for served in versions.values()))
         answers = dict(zip(versions, given, strict=True))
@@ -108,7 +108,7 @@ class Asking:
     def _score(
         self, plan: EvaluationPlan, row: EvaluationRow, answers: Mapping[Role, Answer | NoAnswer]
     ) -> EvaluatedRow:
-        """Return the scores of a row; where a score of one version is no evidence, neither counts."""
+        """Return a row's scores; a score that is no evidence for one version counts for none."""
         scored: dict[Role, dict[str, float | None]] = {role: {} for role in answers}
         recorded = plan.anchor.scores.get(row.number, {}) if plan.anchor is not None else {}
         reasons = {}
@@ -136,10 +136,10 @@ class Asking:
         )
 
     async def _ask(self, plan: EvaluationPlan, row: EvaluationRow, served: ServedTarget) -> Answer | NoAnswer:
-        """Return the answer of a version to a row, or why there is none after `_TRIES` tries.
+        """Return a version's answer to a row, or why there is none after `_TRIES` attempts.
 
         Raises:
-            SlipwayError: `endpoint_unreachable`: it is of no row.
+            SlipwayError: `endpoint_unreachable`, which concerns all rows.
         """
         most = plan.evaluation.max_tokens
         body, timeout_s = plan_request(served.target.model, row, most), self.timeout_s + most * self.token_s

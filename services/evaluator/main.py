@@ -1,4 +1,4 @@
-"""Starts the evaluator: `python -m services.evaluator.main`."""
+"""Entry point of the evaluator: `python -m services.evaluator.main`."""
 
 import asyncio
 from dataclasses import replace
@@ -22,7 +22,7 @@ from shared.storage.blobs import Store
 
 
 async def run(connection: Connection, settings: EvaluatorSettings) -> None:
-    """Build the service and serve until SIGTERM."""
+    """Connect, build the evaluator and serve until SIGTERM."""
     clock = SystemClock()
     bus, store, channels = Bus(connection, SERVICE, clock), Store(connection), Channels(connection.server_keys)
     attester, trust = Attester.from_settings(connection, SERVICE, clock), Trust.from_settings(connection)
@@ -31,9 +31,9 @@ async def run(connection: Connection, settings: EvaluatorSettings) -> None:
         TritonEndpoint(channels), recognise, together=settings.rows_at_once, timeout_s=settings.answer_timeout_s
     )
     build(bus, asking=asking, reports=reports, settings=settings, clock=clock)
-    alone = replace(asking, together=1)  # beside the requests of callers
+    alone = replace(asking, together=1)  # limits the load beside callers' requests
     served = ServedEvaluations(bus.publish, BusProduction(lambda: bus.js), reports, alone, clock)
-    prepare = (store.check_create_only,)  # it does not start on a store that would overwrite commits
+    prepare = (store.check_create_only,)  # refuses a store that would overwrite commits
     try:
         await serve(
             bus,

@@ -1,4 +1,4 @@
-"""Ports of the evaluator: versions that answer, the store of reports, and languages."""
+"""The evaluator's ports: serving endpoints, report store and production routes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -15,46 +15,46 @@ Progress = Callable[[int, int], None]
 
 
 class Endpoint(Protocol):
-    """Answers requests of the OpenAI API, as callers send them."""
+    """Answers requests of the OpenAI API."""
 
     async def ask(self, served: ServedTarget, body: Mapping[str, Any], *, timeout_s: float) -> Answer | None:
         """Return the answer to a chat completion; None if the version rejects the request.
 
         Raises:
-            SlipwayError: `endpoint_unreachable`: the endpoint is lost. Others: the engine failed at the request.
+            SlipwayError: `endpoint_unreachable`: the endpoint is lost. Other codes: the engine failed.
         """
 
 
 class Reports(Protocol):
-    """The store of reports and sets."""
+    """The store of reports, evaluation sets and policies."""
 
     def find(self, output_key: str) -> tuple[EvaluationReport, ArtifactRef] | None:
-        """Return the committed report of an output key; None if there is none."""
+        """Return the committed report with this output key; None if there is none."""
 
     def read(self, ref: ArtifactRef) -> EvaluationReport:
-        """Return a report, verified."""
+        """Return a verified report."""
 
     def commit(self, report: EvaluationReport) -> tuple[EvaluationReport, ArtifactRef]:
-        """Attest and write a report, create-only; return the committed one."""
+        """Attest and write a report, create-only; return the stored one."""
 
     def rows(self, ref: ArtifactRef) -> bytes:
-        """Return an evaluation set, verified."""
+        """Return a verified evaluation set."""
 
     def policy(self, target: Target) -> ReleasePolicy | None:
-        """Return the policy that is signed with a version; None if it cannot be read."""
+        """Return a version's signed policy; None if it cannot be read."""
 
     def released(self, target: Target) -> EvaluationReport | None:
-        """Return the last attested report of a target; None if it was not evaluated."""
+        """Return a target's last attested report; None if it was not evaluated."""
 
 
 class Production(Protocol):
-    """The serving targets, and the results of their last checks."""
+    """Production routes, and the last checks of serving versions."""
 
     async def models(self) -> list[str]:
         """Return the models that have a route."""
 
     async def route(self, model: str) -> Route | None:
-        """Return the route of a model; None if there is none."""
+        """Return a model's route; None if there is none."""
 
     async def last_check(self, model: str) -> VersionEvaluated | None:
-        """Return the last check of a model, as far as the event log goes; None without one."""
+        """Return a model's last check in the event log; None without one."""

@@ -1,4 +1,4 @@
-"""Repeats evaluations on served versions by schedule, and publishes `version.evaluated`."""
+"""Repeats evaluations on serving versions by schedule, and publishes `version.evaluated`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -30,9 +30,9 @@ _LIMIT_S: Final = 7_200.0
 
 @dataclass(frozen=True)
 class ServedEvaluations:
-    """Checks the active and the previous version of each model, by the schedule in the active version's policy.
+    """Checks each model's active and previous version, by the schedule in the active version's policy.
 
-    The last check is in the event log. Of several processes that ask at the same time one publishes.
+    The event log stores the last check. Of replicas that check at the same time, one publishes.
     """
 
     publish: Callable[[Emit], Awaitable[object]]
@@ -42,14 +42,14 @@ class ServedEvaluations:
     clock: Clock
     _policies: dict[Target, ReleasePolicy] = field(default_factory=dict)
     _incomparable: dict[Target, datetime] = field(default_factory=dict)
-    """When nothing could be compared of an active version: it is tried again as if that had been a check."""
+    """Last time when an active version's check had nothing to compare; its next attempt follows the schedule."""
 
     def sweeper(self) -> Sweeper[str]:
         """Return the loop over all models."""
         return Sweeper("served models", self.production.models, self.sweep, every_s=_EVERY_S, item_limit_s=_LIMIT_S)
 
     async def sweep(self, model: str) -> None:
-        """Check the versions of a model, if that is due."""
+        """Check a model's versions if due."""
         route = await self.production.route(model)
         if route is None or route.active is None:
             return
@@ -84,7 +84,7 @@ class ServedEvaluations:
             await self.publish(Emit(fact, model=model, correlation_id=event_id, id=event_id))
 
     async def _read(self, target: Target) -> ReleasePolicy | None:
-        """Return the policy of a version; None if it has none, or none that can be read now."""
+        """Return a version's policy; None if it has none, or it cannot be read now."""
         if target not in self._policies and target.version > 0:
             policy = await asyncio.to_thread(self.reports.policy, target)
             if policy is not None:
@@ -94,10 +94,10 @@ class ServedEvaluations:
     async def _ask(
         self, served: ServedTarget, *, schedule: Schedule, max_drop: float, seed: str
     ) -> list[EvaluationResult] | None:
-        """Return the answers of a version; None if nothing can be compared.
+        """Return the results of a version's check; None if nothing is comparable.
 
         Raises:
-            SlipwayError: Its engine, or the store, is unreachable; the check can be repeated.
+            SlipwayError: Its engine or the store is unreachable; repeat the check.
         """
         policy = await self._read(served.target)
         report = await asyncio.to_thread(self.reports.released, served.target)
@@ -107,10 +107,10 @@ class ServedEvaluations:
         try:
             sets = [await read_set(self.reports, each.rows, report.evaluation) for each in evaluations.sets]
         except (Permanent, ValueError):
-            return None  # one was erased, or is read otherwise now
+            return None  # a set was erased or is no longer readable
         plans = plan_check(evaluations, sets, report, schedule=schedule, max_drop=max_drop, seed=seed)
         return [await self.asking.evaluate(plan, {"candidate": served}, _ignore) for plan in plans] or None
 
 
 def _ignore(_done: int, _total: int) -> None:
-    """Report no progress: a check belongs to no release."""
+    """Ignore progress, because a check belongs to no release."""

@@ -1,1 +1,1 @@
-"""The mirror: registered versions in the registries that people already use."""
+"""The mirror: copies registered versions into external registries (MLflow, Hugging Face Hub, Weights & Biases)."""

@@ -1,4 +1,4 @@
-"""The mirror's loop: compare the registered versions with each registry, and write the difference."""
+"""The mirror's loop: compares registered versions with each registry, and writes the differences."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ from shared.runtime.sweeper import Sweeper
 
 SERVICE = "mirror"
 _MODEL_S = 600.0
-"""Most seconds that one model may take in one turn; the rest is done in the next."""
+"""Seconds for one model per turn; the next turn continues."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One model in one registry."""
+    """A model in a registry."""
 
     registry: str
     model: ModelName
@@ -35,7 +35,7 @@ class Item:
 
 
 class Mirror:
-    """Mirrors every model into every registry; a failure is tried again until it succeeds, and no service waits."""
+    """Mirrors all models into all registries; failures are retried until they succeed, and block no other service."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Mirror:
         self._declared: Mapping[str, MirrorRecord] = {}
 
     async def due(self) -> list[Item]:
-        """Return the models to compare now: changed ones, failed ones after their delay, all after a while."""
+        """Return the models to compare now: changed ones, failed ones after their wait, and regularly all."""
         now, changed = self._clock.monotonic(), await self._changes.changed()
         await self._follow_declared(now)
         if now >= self._resync_at:
@@ -73,7 +73,7 @@ class Mirror:
         return items
 
     async def _follow_declared(self, now: float) -> None:
-        """Compare every model again once other models are declared to be mirrored."""
+        """Schedule a comparison of all models when the declared mirrors change."""
         declared = await self._changes.declared()
         if declared == self._declared:
             return
@@ -87,11 +87,11 @@ class Mirror:
         return mirror is None or mirror.covers(model)
 
     async def mirror(self, item: Item) -> None:
-        """Bring one model in one registry up to date.
+        """Bring a model up to date in a registry.
 
         Raises:
             Unavailable: The registry does not answer.
-            Refused: It refuses this model.
+            Refused: The registry refuses this model.
         """
         registry, schedule = self._registries[item.registry], self._schedules[item.registry]
         if not schedule.begin(item.model, self._clock.monotonic()):
@@ -114,7 +114,7 @@ class Mirror:
         for version in plan_writes(stored, present.values()):
             try:
                 history = await self._versions.history(model, version)
-            except Permanent as error:  # one version that is not what was registered hides none of the others
+            except Permanent as error:  # a damaged version must not block the others
                 broken = error
                 continue
             present[version] = await registry.put(history, stored[version], present.get(version))
@@ -126,7 +126,7 @@ class Mirror:
             raise broken
 
     async def _present(self, registry: Registry, model: ModelName, stored: Mapping[int, str]) -> dict[int, Mirrored]:
-        """Return a registry's copies of the versions that there are; entries of others with our tags are none."""
+        """Return a registry's copies of the stored versions; entries with forged tags do not count."""
         mirrored = await registry.mirrored(model)
         for version in {
             mirrored_version.version for mirrored_version in mirrored if mirrored_version.source is not None
@@ -145,7 +145,7 @@ def build(
     settings: MirrorSettings,
     clock: Clock,
 ) -> Mirror:
-    """Return the mirror; it registers no handler: see `adapters.bus`."""
+    """Return the mirror; it has no handler, because it polls the bus (`adapters.bus`)."""
     return Mirror(
         registries=registries,
         versions=versions,
@@ -157,5 +157,5 @@ def build(
 
 
 def build_sweeper(mirror: Mirror, settings: MirrorSettings) -> Sweeper[Item]:
-    """Return the loop."""
+    """Return the loop over models and registries."""
     return Sweeper("mirror", mirror.due, mirror.mirror, every_s=settings.sweep_s, item_limit_s=_MODEL_S, at_once=2)

@@ -1,4 +1,4 @@
-"""Starts the mirror: `python -m services.mirror.main`."""
+"""Entry point of the mirror: `python -m services.mirror.main`."""
 
 import asyncio
 from functools import partial
@@ -22,7 +22,7 @@ from shared.storage.blobs import Store
 
 
 async def run(connection: Connection, settings: MirrorSettings) -> None:
-    """Build the service and serve until SIGTERM."""
+    """Connect, build the mirror and serve until SIGTERM."""
     settings.require_registry()
     clock, store = SystemClock(), Store(connection)
     bus = Bus(connection, SERVICE, clock)
@@ -39,7 +39,7 @@ async def run(connection: Connection, settings: MirrorSettings) -> None:
     )
     sweeper = build_sweeper(mirror, settings)
     try:
-        ready = {"store": partial(asyncio.to_thread, store.reachable)}  # no registry: one that is down is no reason
+        ready = {"store": partial(asyncio.to_thread, store.reachable)}  # external registries do not affect readiness
         await serve(bus, connection, ready=ready, background=[sweeper.run])
     finally:
         if api is not None:
@@ -54,7 +54,7 @@ def _mlflow(settings: MirrorSettings) -> MlflowApi | None:
 
 
 def _others(store: Store, folder: Path, settings: MirrorSettings) -> list[Registry]:
-    """Return the configured ones of the hub and W&B."""
+    """Return the registries configured besides MLflow."""
     registries: list[Registry] = []
     if settings.hf_endpoint is not None and settings.hf_repositories is not None:
         merged = settings.hf_weights == "merged"

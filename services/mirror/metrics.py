@@ -7,7 +7,7 @@ from shared.runtime.metrics import counter, gauge
 
 
 class MirrorMetrics:
-    """The mirror's metrics."""
+    """Counters of writes and failures, and a gauge of models behind."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.written = counter(m.MIRROR_WRITES, registry)

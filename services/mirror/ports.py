@@ -1,4 +1,4 @@
-"""Ports of the mirror: versions, their changes, and the external registries."""
+"""The mirror's ports: versions, their changes, and external registries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,59 +15,59 @@ from shared.errors import Transient
 
 
 class Unavailable(Transient):
-    """A registry does not answer, or gives malformed answers: requests to it pause for a while."""
+    """A registry does not answer, or gives malformed answers; requests to it pause."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("hub_unavailable", reason)
 
 
 class Refused(Transient):
-    """A registry refuses a request about one model; other models are still mirrored."""
+    """A registry refuses a request about one model; other models continue."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("hub_unavailable", reason)
 
 
 class Versions(Protocol):
-    """The store's registered versions."""
+    """Registered versions in the store."""
 
     async def models(self) -> list[ModelName]:
-        """Return the models that have a registered version."""
+        """Return the models with registered versions."""
 
     async def states(self, model: ModelName) -> dict[int, str]:
         """Return the fingerprint of each registered version of a model."""
 
     async def source(self, model: ModelName, version: int) -> str | None:
-        """Return where the files of a version are, which never changes; None if its manifest cannot be read."""
+        """Return the URI of a version's files, which never changes; None if the manifest is unreadable."""
 
     async def history(self, model: ModelName, version: int) -> VersionHistory:
         """Return a version with its records.
 
         Raises:
-            Permanent: artifact_not_found; digest_mismatch if it is not what was registered.
+            Permanent: `artifact_not_found`; `digest_mismatch` if it is not what was registered.
         """
 
 
 class Changes(Protocol):
-    """The bus: the serving targets, and recent records."""
+    """The bus: routes, declared mirrors, and recent facts."""
 
     async def route(self, model: ModelName) -> Route | None:
-        """Return the serving targets of production."""
+        """Return a model's production route; None if there is none."""
 
     async def declared(self) -> Mapping[str, Mirror]:
-        """Return the mirrors that are declared, by the name of their registry."""
+        """Return the declared mirrors by registry."""
 
     async def changed(self) -> set[ModelName]:
-        """Return the models about which something was recorded since the last call; none at the first."""
+        """Return the models with new facts since the last call; none at the first."""
 
 
 @dataclass(frozen=True)
 class StoredFiles:
-    """The files of a model in the store.
+    """A model's files in the store.
 
     Attributes:
-        digest: Digest of the manifest that names them.
-        files: Their names, digests and sizes.
+        digest: Digest of their manifest.
+        files: Names, digests and sizes.
         prefix: Key prefix of their blobs.
     """
 
@@ -77,39 +77,39 @@ class StoredFiles:
 
 
 class Weights(Protocol):
-    """The weights of versions in the store. Synchronous: called in a thread."""
+    """Weights of versions in the store. Synchronous: call in a thread."""
 
     def files(self, history: VersionHistory, *, merged: bool) -> StoredFiles:
-        """Return the published files, or the files of the merged model.
+        """Return the published weights files, or the merged model's.
 
         Raises:
-            Permanent: artifact_not_found, digest_mismatch.
+            Permanent: `artifact_not_found`, `digest_mismatch`.
         """
 
     def fetch(self, files: StoredFiles, into: Path) -> None:
-        """Download the files into a folder, each verified."""
+        """Download files into a folder and verify each."""
 
 
 class Registry(Protocol):
-    """A registry that versions are mirrored into. Every call may be repeated, and may be cut off at any point."""
+    """An external registry. Each call may be repeated, and interrupted at any point."""
 
     @property
     def name(self) -> str:
-        """Name in logs and metrics: `mlflow`."""
+        """Name in logs and metrics, such as `mlflow`."""
 
     async def mirrored(self, model: ModelName) -> list[Mirrored]:
-        """Return the versions of a model that the registry has from here, of two copies the older first.
+        """Return a model's versions that Slipway wrote to the registry, older copies first.
 
         Raises:
-            Unavailable: It does not answer.
-            Refused: It does not permit it, or has something else under this name.
+            Unavailable: The registry does not answer.
+            Refused: The registry denies access, or has something else under this name.
         """
 
     async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
-        """Write or update a version so that it shows `history`; return it."""
+        """Write or update a version's copy to match `history`; return it."""
 
     async def point(self, model: ModelName, aliases: Mapping[Alias, Mirrored]) -> None:
-        """Make aliases name these versions; those that are not given name none."""
+        """Set aliases to these versions; remove aliases that are not given."""
 
 
 Registries = Sequence[Registry]

@@ -1,1 +1,1 @@
-"""Adapters, one file per technology."""
+"""Adapters, one technology per file."""

@@ -8,13 +8,13 @@ from shared.serving.chat_templates import ChatTemplates
 
 
 class SandboxedTemplate:
-    """Renders with the target's own chat template; for a target without one, joins the texts."""
+    """Renders a target's own chat template; without one, joins the messages' texts."""
 
     def __init__(self, templates: ChatTemplates) -> None:
         self._templates = templates
 
     async def __call__(self, served: ServedTarget, messages: Sequence[Message]) -> str:
-        """Return the prompt; raise Permanent if the template cannot render it."""
+        """Return the prompt; raise Permanent if the chat template rejects the messages."""
         if served.chat_template is None:
             return "\n\n".join(message.content for message in messages)
         turns = [{"role": message.role, "content": message.content} for message in messages]

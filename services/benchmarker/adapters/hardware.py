@@ -1,4 +1,4 @@
-"""Reads the hardware of this machine from the kernel."""
+"""Reads this machine's hardware from the kernel."""
 
 import os
 import platform
@@ -9,11 +9,11 @@ from services.benchmarker.domain.hardware import Hardware
 
 
 def read_hardware(*, declared: str = "", proc: Path = Path("/proc")) -> Hardware:
-    """Return the hardware of this machine.
+    """Return this machine's hardware.
 
     Args:
-        declared: Name of the serving fleet's hardware if it is another machine.
-        proc: Mount point of the kernel's process file system.
+        declared: Name of the serving fleet's hardware, if another machine serves.
+        proc: Mount point of procfs.
     """
     return Hardware(
         cpu=parse_cpu(_text(proc / "cpuinfo")) or platform.processor() or platform.machine(),
@@ -25,19 +25,19 @@ def read_hardware(*, declared: str = "", proc: Path = Path("/proc")) -> Hardware
 
 
 def parse_cpu(cpuinfo: str) -> str:
-    """Return the processor's model; empty if the kernel does not name it (some ARM machines)."""
+    """Return the CPU model; empty if the kernel names none (some ARM machines)."""
     match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     return " ".join(match[1].split()) if match else ""
 
 
 def parse_memory_bytes(meminfo: str) -> int:
-    """Return the machine's memory; 0 if it is unknown."""
+    """Return the machine's memory in bytes; 0 if unknown."""
     match = re.search(r"^MemTotal:\s*(\d+) kB$", meminfo, re.MULTILINE)
     return int(match[1]) * 1024 if match else 0
 
 
 def parse_gpu(information: str) -> str:
-    """Return the model of one NVIDIA device."""
+    """Return the model of an NVIDIA device."""
     match = re.search(r"^Model:\s*(.+)$", information, re.MULTILINE)
     return match[1].strip() if match else "unknown GPU"
 

@@ -12,16 +12,16 @@ from shared.storage.text_sets import read_text_set
 
 
 class StoredReports(AttestedReports[BenchmarkReport]):
-    """The reports, and what variants were measured on (implements `ports.Reports`)."""
+    """Benchmark reports, held-out windows and evaluation sets in the store (implements `ports.Reports`)."""
 
     def __init__(self, store: Store, attester: Attester, trust: Trust) -> None:
         super().__init__(store, attester, trust, BenchmarkReport, step="benchmark", kind="benchmark")
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
-        """Return the windows that a variant was measured on; empty for the manifest of a base model.
+        """Return a variant's held-out windows; empty for a base model.
 
         Raises:
-            Permanent: `artifact_not_found` if manifest or text do not exist any more, `digest_mismatch`.
+            Permanent: `artifact_not_found` if manifest or text are gone, `digest_mismatch`.
         """
         variant = self._variant(manifest)
         return read_held_out(self._store, manifest, variant) if variant else ()
@@ -34,5 +34,5 @@ class StoredReports(AttestedReports[BenchmarkReport]):
             return None
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
-        """Return an evaluation set, verified."""
+        """Return a verified evaluation set."""
         return read_text_set(self._store, ref)

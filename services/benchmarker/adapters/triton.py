@@ -1,4 +1,4 @@
-"""The engine behind Triton's gRPC streaming, or a server of the OpenAI API."""
+"""The serving engine, behind Triton's gRPC streaming or an OpenAI API server."""
 
 import contextlib
 import json
@@ -16,12 +16,12 @@ from shared.serving.openai_stream import ApiRequest
 from shared.serving.scoring import PROMPT_LOGPROBS, score_prompt
 from shared.serving.tensors import Delta
 
-"""A prompt that shows whether a server of the API scores."""
 CACHE_SALT = "cache_salt"
+"""Input tensor of Slipway's backend for the cache salt."""
 
 
 class TritonEngine:
-    """Streams answers and scores texts, through one channel per endpoint."""
+    """Streams answers and scores texts over one channel per endpoint."""
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
@@ -38,7 +38,7 @@ class TritonEngine:
         logprobs: bool = False,
         cache_salt: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
-        """Stream one answer, greedy and past any end of text, so that both sides do the same work."""
+        """Stream one answer, greedily and past any end of text, so that both sides do equal work."""
         endpoint = served.endpoints[number % len(served.endpoints)]
         sampling = {"max_tokens": output_tokens, "temperature": 0.0, "ignore_eos": True}
         is_salted = cache_salt is not None and await self._has_salt(endpoint, served, timeout_s)
@@ -47,7 +47,7 @@ class TritonEngine:
             served.target.triton_name,
             prompt,
             sampling,
-            # The deadline of the load covers the whole answer and expires first; these only end a stuck stream.
+            # The load's own deadline covers the whole answer and expires first; these only end a stuck stream.
             deadlines=Deadlines(first_token_s=2 * timeout_s, inter_token_s=2 * timeout_s),
             logprobs=logprobs,
             cache_salt=cache_salt if is_salted else None,
@@ -57,7 +57,7 @@ class TritonEngine:
                 yield delta
 
     async def _has_salt(self, endpoint: str, served: ServedTarget, timeout_s: float) -> bool:
-        """Return whether a target was loaded with an input for the salt: Triton's own backend has none."""
+        """Return whether a target accepts a cache salt; Triton's own vLLM backend does not."""
         if isinstance(self._channels.get(endpoint), HttpChannel):
             return True
         name = served.target.triton_name
@@ -67,9 +67,9 @@ class TritonEngine:
         return self._takes_salt[endpoint, name]
 
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
-        """Return whether an engine scores prompts: ours does, Triton's own backend does not.
+        """Return whether an engine scores prompts: Slipway's backend does, Triton's own does not.
 
-        Attached servers are not asked: vLLM 0.32 with `--enable-lora` dies of a prompt scored beside other requests.
+        Attached servers are never asked: vLLM 0.32 with `--enable-lora` crashes when it scores beside other requests.
         """
         if isinstance(self._channels.get(served.endpoints[0]), HttpChannel):
             return False
@@ -87,7 +87,7 @@ class TritonEngine:
             raise classify_rpc_error(error, name) from error
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
-        """Return the log-probability of every token but the first; the engine also generates one token, as it must."""
+        """Return log-probabilities of all tokens after the first; the engine also generates one token."""
         name = served.target.triton_name
         logprobs = await score_prompt(self._channels.get(served.endpoints[0]), name, token_ids, timeout_s)
         if len(logprobs) != len(token_ids) - 1:
@@ -96,12 +96,12 @@ class TritonEngine:
         return logprobs
 
     async def ask_api(self, served: ServedTarget, path: str, body: Mapping[str, Any], *, timeout_s: float) -> ApiAnswer:
-        """Return the whole answer of the engine's OpenAI API (see `ports.Engine`)."""
+        """Return the complete answer of the engine's OpenAI API (see `ports.Engine`)."""
         request = ApiRequest("POST", path, json.dumps(body).encode(), timeout_s, request_id="benchmark")
         channel = self._channels.get(served.endpoints[0])
         return ApiAnswer(*await ask_api(channel, served.target.triton_name, request))
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
-        """Close the channels to endpoints that are no longer measured."""
+        """Close channels to endpoints of other targets."""
         self._takes_salt.clear()
         await self._channels.keep_only({endpoint for target in served for endpoint in target.endpoints})

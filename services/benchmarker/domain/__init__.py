@@ -1,1 +1,1 @@
-"""Pure decisions of the benchmarker: the plan of a load, its figures, and their verdicts."""
+"""The benchmarker's pure decisions: plan of a load, figures, and verdicts."""

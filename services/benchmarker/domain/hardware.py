@@ -1,4 +1,4 @@
-"""The hardware of a measurement: a part of its identity, because figures of other hardware cannot be compared."""
+"""Hardware of a measurement, part of its identity: figures from different hardware are not comparable."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,14 +8,14 @@ _GIBIBYTE = 1024**3
 
 @dataclass(frozen=True)
 class Hardware:
-    """The machine that serves.
+    """The serving machine.
 
     Attributes:
-        cpu: Model of the processor, as the operating system names it.
-        cores: Logical cores that may be used.
+        cpu: CPU model as the kernel names it.
+        cores: Usable logical cores.
         memory_bytes: Memory of the machine.
-        gpus: Models of the accelerators, one per device.
-        declared: Name that operators give the serving fleet if it is not this machine.
+        gpus: Model of each accelerator.
+        declared: Operators' name for the serving fleet, if another machine serves.
     """
 
     cpu: str
@@ -25,12 +25,12 @@ class Hardware:
     declared: str = ""
 
     def fingerprint(self) -> str:
-        """Return one line that is the same on equal hardware; memory in whole GiB, so that a reboot has no effect."""
+        """Describe the hardware in one line, equal on equal hardware; memory in whole GiB, stable across reboots."""
         if self.declared:
             return self.declared
         gpus = ", ".join(f"{self.gpus.count(name)} x {name}" for name in sorted(set(self.gpus))) or "no GPU"
         return f"{self.cpu}, {self.cores} cores, {round(self.memory_bytes / _GIBIBYTE)} GiB, {gpus}"
 
     def to_data(self) -> dict[str, Any]:
-        """Return the hardware as JSON data for the report."""
+        """Return the hardware as JSON data."""
         return {**asdict(self), "gpus": list(self.gpus), "fingerprint": self.fingerprint()}

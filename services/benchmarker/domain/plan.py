@@ -1,4 +1,4 @@
-"""Plans a benchmark before anything is sent: its identity, its seed, and the arrival of each request."""
+"""Plans a benchmark before any request: identity, seed, and arrival of each request."""
 
 import random
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from contracts.vocabulary import Deployable, Digest, digest_of_json
 from services.benchmarker.domain.records import SIDES, Side
 
 METHOD = "7"
-"""Part of every output key; increase it if a change of the method changes the figures."""
+"""Part of every output key; increase it when a change of method changes figures."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """The arrival of a request: seconds since the start of the load, side, and prompt."""
+    """A planned request: seconds since the start of the load, side, pair and prompt."""
 
     at_s: float
     side: Side
@@ -23,7 +23,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """The identity of a measurement: requests with the same plan get the same report."""
+    """The identity of a measurement; equal plans share a report."""
 
     output_key: Digest
     seed: int
@@ -32,11 +32,11 @@ class BenchmarkPlan:
 def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> BenchmarkPlan:
     """Return the identity of a measurement.
 
-    The key includes what is compared, how, on which hardware, and the attempt: a repeated measurement may have other
-    results, so a deliberate repetition has a key of its own. Endpoints and leases are left out.
+    The key covers targets, load, gates, hardware and attempt, because a deliberate repetition may give other results.
+    It omits endpoints and leases.
 
     Args:
-        staged: The served targets, and the request that they were staged for.
+        staged: The served targets and the staging request.
         hardware: Fingerprint of the hardware.
         prompts: Digest of the prompts.
     """
@@ -64,15 +64,15 @@ def _identity(deployable: Deployable) -> dict[str, str]:
 
 
 def plan_arrivals(*, requests: int, rate_rps: float, prompts: int, seed: int) -> tuple[Arrival, ...]:
-    """Return the open-loop load of both sides: one Poisson process at twice the rate, cut into pairs.
+    """Return an open-loop load of both sides: one Poisson process at twice the rate, cut into pairs.
 
-    The two requests of a pair have the same prompt and go to the two sides in random order, so that disturbances of
-    the machine affect both sides alike. Each side gets `requests` requests at `rate_rps` on average.
+    A pair sends one prompt to both sides in random order, so that disturbances affect both alike. Each side gets
+    `requests` requests at `rate_rps` on average.
 
     Args:
         requests: Requests per side.
         rate_rps: Mean arrivals per second and side.
-        prompts: Number of prompts; they are used in shuffled rounds.
+        prompts: Number of prompts, used in shuffled rounds.
         seed: Makes the plan repeatable.
     """
     rng = random.Random(seed)  # noqa: S311 - a repeatable load, not a secret

@@ -1,4 +1,4 @@
-"""The prompts of a benchmark: the defaults, or the rows of the model's evaluation set."""
+"""Prompts of a benchmark, from the model's evaluation set or the defaults, and their fit into the context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from contracts.evaluations.text_sets import TextRecord, evaluation_records
 from contracts.vocabulary import Digest, digest_of_json
 
 CHARS_PER_TOKEN = 2.0
-"""A lower bound of English prose: a longer prompt is left out, not cut. For other texts: see `fits`."""
+"""Lower bound for English prose; a prompt that is too long is omitted, not cut. Other texts: `fits`."""
 ADDED_TOKENS = 8
-"""The most tokens that a tokenizer adds to those of the text, such as the begin of text."""
+"""Most tokens that a tokenizer adds to a text, such as a begin-of-text token."""
 
 Length = int | Literal["refused", "unknown"]
-"""Tokens of a prompt as an engine counts them; or it refused the prompt, or did not answer."""
+"""A prompt's tokens as the engine counts them, or why there is no count."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """A turn of a conversation."""
 
     role: str
     content: str
@@ -26,24 +26,24 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation to render with the target's chat template, or a text to send as it is."""
+    """A conversation for the target's chat template, or a text to send unchanged."""
 
     messages: tuple[Message, ...] = ()
     text: str = ""
 
     @property
     def chars(self) -> int:
-        """Return the length of all texts."""
+        """Return the total characters."""
         return len(self.text) + sum(len(message.content) for message in self.messages)
 
 
 def ask_once(question: str) -> Prompt:
-    """Return the prompt of one question."""
+    """Return a prompt of one user turn."""
     return Prompt(messages=(Message("user", question),))
 
 
 def digest_prompts(prompts: Sequence[Prompt]) -> Digest:
-    """Return the digest of a prompt set, for the output key."""
+    """Return the digest of prompts, for the output key."""
     return digest_of_json(
         [
             {"text": prompt.text, "messages": [[message.role, message.content] for message in prompt.messages]}
@@ -53,13 +53,13 @@ def digest_prompts(prompts: Sequence[Prompt]) -> Digest:
 
 
 def parse_evaluation(data: bytes) -> tuple[Prompt, ...]:
-    """Return the prompts of an evaluation set: JSON lines, each a string or an object.
+    """Parse an evaluation set: JSON lines, each a string or an object.
 
-    An object has `messages`, `prompt` or `text`. `messages` and `prompt` are rendered with the chat template, a string
-    and `text` are sent unchanged. Answers at the end of a conversation are left out: the model generates them.
+    Objects have `messages` or `prompt`, rendered by the chat template, or `text`, sent unchanged like strings. Trailing
+    assistant turns are removed, because the model generates them.
 
     Raises:
-        ValueError: A line has another format, or there is no line; the message says which and why.
+        ValueError: There is no line, or a line has another format; the message names it.
     """
     return tuple(_prompt_of(record) for record in evaluation_records(data))
 
@@ -74,21 +74,21 @@ def _prompt_of(record: TextRecord) -> Prompt:
 
 
 def choose_fitting(prompts: Sequence[Prompt], *, context_tokens: int, output_tokens: int) -> tuple[Prompt, ...]:
-    """Return the prompts that may fit the context together with the answer, by their length in characters."""
+    """Return the prompts that may fit the context with their answer, judged by characters."""
     limit_chars = (context_tokens - output_tokens) * CHARS_PER_TOKEN
     return tuple(prompt for prompt in prompts if prompt.chars <= limit_chars)
 
 
 def may_overflow(text: str | None, *, limit_tokens: int) -> bool:
-    """Return whether a rendered prompt can have more tokens than the limit: a token has at least one byte of UTF-8."""
+    """Return whether a rendered prompt may exceed the token limit: each token has at least one UTF-8 byte."""
     return text is not None and len(text.encode(errors="replace")) + ADDED_TOKENS > limit_tokens
 
 
 def fits(candidate: Length, baseline: Length, *, limit_tokens: int) -> bool:
-    """Return whether a prompt can be used, by its length on both sides.
+    """Return whether a prompt is used, given its length on both sides.
 
-    A prompt that the baseline does not take, too, says nothing about the candidate. One that only the candidate refuses
-    does: production would send it.
+    A prompt that the baseline refuses shows nothing about the candidate. One that only the candidate refuses does:
+    production would send it.
     """
     if any(isinstance(length, int) and length > limit_tokens for length in (candidate, baseline)):
         return False

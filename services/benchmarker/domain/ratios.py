@@ -1,4 +1,4 @@
-"""Ratios of candidate to baseline, with intervals: by bootstrap over pairs, of throughput by batch means."""
+"""Ratios of candidate to baseline with intervals: bootstrap over pairs; batch means for throughput."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from services.benchmarker.domain.statistics import MIN_COUNT, QUANTILES
 
 METRIC = "tps_system"
 WINDOWS = 10
-"""Number of windows: few, so that each is longer than the time for which requests influence each other."""
+"""Windows for batch means: few, so that each is longer than the time over which requests interact."""
 T_QUANTILE = 2.262
 """97.5 % quantile of Student's t with WINDOWS - 1 degrees of freedom, for a 95 % interval."""
 
@@ -24,17 +24,17 @@ Pair = tuple[RequestRecord, RequestRecord]
 
 
 def throughput_ratio(pairs: Sequence[Pair]) -> RatioInterval | None:
-    """Return the ratio of the tokens that both sides generated until the first of them had generated all of its own.
+    """Return the ratio of tokens that both sides generated before the first side finished.
 
-    Both sides have to generate the same tokens, so the whole of them says nothing; what the slower side has not done
-    by then does. The interval comes from batch means (Law, Simulation Modeling and Analysis, ratio estimator): that
-    time is cut into windows of equal length, and the variance of the ratio is that of the windows' differences.
+    Both sides generate the same total, so only the slower side's lag by then is informative. The interval comes from
+    batch means (Law, Simulation Modeling and Analysis, ratio estimator): the time is cut into equal windows, whose
+    differences give the variance.
 
     Args:
-        pairs: Candidate and baseline of each pair that both sides answered.
+        pairs: Candidate and baseline record of each pair answered by both sides.
 
     Returns:
-        The ratio; None if either side generated nothing in that time, or there is no pair.
+        The ratio; None without pairs, or if a side generated nothing by then.
     """
     sides = [_answers(side) for side in zip(*pairs, strict=True)]
     if not sides:
@@ -46,14 +46,14 @@ def throughput_ratio(pairs: Sequence[Pair]) -> RatioInterval | None:
     if not candidate.sum() or not baseline.sum():
         return None
     value = float(candidate.sum() / baseline.sum())
-    differences = candidate / candidate.sum() - baseline / baseline.sum()  # their mean is 0
+    differences = candidate / candidate.sum() - baseline / baseline.sum()  # with mean 0
     error = math.sqrt(float(np.sum(differences**2)) * WINDOWS / (WINDOWS - 1))
     margin = math.exp(T_QUANTILE * error)
     return RatioInterval(metric=METRIC, value=value, low=value / margin, high=value * margin)
 
 
 def _answers(records: Sequence[RequestRecord]) -> tuple[Floats, Floats, Floats]:
-    """Return the times of the first and of the last content of each answer, and its number of tokens."""
+    """Return each answer's times of first and last content, and its tokens."""
     rows = [
         (record.first_s, record.last_s, record.output_tokens)
         for record in records
@@ -64,7 +64,7 @@ def _answers(records: Sequence[RequestRecord]) -> tuple[Floats, Floats, Floats]:
 
 
 def _generated(answers: tuple[Floats, Floats, Floats], edges: Floats) -> Floats:
-    """Return the number of tokens generated until each edge; those of an answer come evenly from its first to last."""
+    """Return tokens generated until each edge, spread evenly from an answer's first to last content."""
     first, last, tokens = answers
     lengths = last - first
     shares = [
@@ -75,10 +75,10 @@ def _generated(answers: tuple[Floats, Floats, Floats], edges: Floats) -> Floats:
 
 
 MIN_PAIRS = 20
-"""Least number of pairs for an interval; a bootstrap of fewer is not reliable."""
+"""Minimum of pairs for a reliable bootstrap interval."""
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
-_CELLS = 4_000_000  # resampled values in memory at once: about 64 MB
+_CELLS = 4_000_000  # resampled values in memory: about 64 MB
 
 
 _LATENCIES: dict[str, Callable[[RequestRecord], float | None]] = {
@@ -91,27 +91,27 @@ _LATENCIES: dict[str, Callable[[RequestRecord], float | None]] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ratios by name (`ttft_ms.p95`), and the number of pairs that both sides answered."""
+    """Ratios by metric (`ttft_ms.p95`), and the number of pairs answered by both sides."""
 
     pairs: int
     ratios: tuple[RatioInterval, ...]
 
     def find(self, name: str) -> RatioInterval | None:
-        """Return the ratio of a figure; None if there were too few pairs."""
+        """Return a metric's ratio; None if there is none."""
         return next((ratio for ratio in self.ratios if ratio.metric == name), None)
 
 
 def pairs_needed(statistic: Statistic) -> int:
-    """Return the number of pairs that a ratio of this statistic needs."""
+    """Return the number of pairs for a ratio of this statistic."""
     return max(MIN_PAIRS, MIN_COUNT[statistic])
 
 
 def compare(records: Sequence[RequestRecord], *, seed: int, resamples: int = RESAMPLES) -> Comparison:
-    """Return the ratios of the two sides over the pairs that both of them answered.
+    """Return the ratios over pairs that both sides answered.
 
-    Pairs are resampled whole, which keeps their common influences, and in blocks of neighbours (circular block
-    bootstrap, length n^(1/3)), because requests that arrive close together wait for each other. The interval is
-    the percentile interval at 95 %. The throughput of a side is no mean over requests: see `throughput_ratio`.
+    Whole pairs are resampled, to keep common influences, in blocks of neighbours (circular block bootstrap, length
+    n^(1/3)), because requests close together interact. Intervals are 95 % percentile intervals. Throughput:
+    `throughput_ratio`.
 
     Args:
         records: Requests of both sides.
@@ -155,7 +155,7 @@ def _ratio(
     value = _divide(reduce(values[:, 0]), reduce(values[:, 1]))
     drawn = _resample(values, reduce, seed, resamples)
     if not np.isfinite(value) or not np.isfinite(drawn).all():
-        return []  # a baseline figure of 0 has no ratio
+        return []  # no ratio to a baseline figure of 0
     tail = (1.0 - CONFIDENCE) / 2.0
     low, high = np.quantile(drawn, [tail, 1.0 - tail])
     return [RatioInterval(metric=name, value=float(value), low=float(low), high=float(high))]

@@ -1,4 +1,4 @@
-"""Makes the report from the records, and the event from the report; decides each gate with its numbers and its reason.
+"""Decides gates, and makes the report from the records and the event from the report.
 
 Missing evidence is inconclusive, never a pass.
 """
@@ -22,16 +22,16 @@ from services.benchmarker.domain.served_quality import gate_of
 from services.benchmarker.domain.statistics import MIN_COUNT, slo_of, summarise
 
 MAX_ERROR_RATIO = 0.01
-"""Bound of the error ratio if the policy has none."""
+"""Limit of the error ratio if the policy sets none."""
 
 
 def assess_gates(
     gates: Sequence[MetricGate], candidate: SideSummary, baseline: SideSummary, comparison: Comparison
 ) -> tuple[GateResult, ...]:
-    """Return the result of every bound of every gate, and of the implied bound on errors.
+    """Return a result for each bound of each gate, and for the implied error limit.
 
-    Absolute bounds compare the measured figure. Ratio bounds compare the whole 95 % interval of the ratio: an interval
-    within the limit passes, one beyond it fails, and one across it is inconclusive.
+    Absolute bounds compare the figure. Ratio bounds compare the 95 % interval: within the limit passes, beyond fails,
+    across is inconclusive.
     """
     results: list[GateResult] = []
     for gate in gates:
@@ -51,7 +51,7 @@ def assess_gates(
 
 
 def assess_overall(results: Sequence[GateResult]) -> Verdict:
-    """Return fail if any gate failed, else inconclusive if any gate lacks evidence, else pass."""
+    """Return `fail` if a gate failed, else `inconclusive` if a gate lacks evidence, else `pass`."""
     verdicts = {result.verdict for result in results}
     if "fail" in verdicts:
         return "fail"
@@ -59,12 +59,12 @@ def assess_overall(results: Sequence[GateResult]) -> Verdict:
 
 
 def void(reason: str) -> GateResult:
-    """Return the result that replaces those of all gates on figures if these say nothing about the candidate."""
+    """Return the result that replaces all gates when a measurement is void."""
     return GateResult(name="baseline", verdict="inconclusive", reason=reason)
 
 
 def figure_of(summary: SideSummary, gate: MetricGate) -> float | None:
-    """Return the figure of a gate; None if the sample is too small for it."""
+    """Return a gate's figure; None if the sample is too small."""
     if gate.metric == "error_ratio":
         return summary.errors / summary.requests if summary.requests else None
     answered = summary.requests - summary.errors
@@ -125,7 +125,7 @@ def _assess_error_ratio(
     if share is None or baseline_share is None:
         return GateResult(name=name, verdict="inconclusive", limit=limit, reason="No requests were measured.")
     shares = f"candidate {candidate.errors} of {candidate.requests}, baseline {baseline.errors} of {baseline.requests}"
-    # Compared without dividing: a baseline without errors has no ratio, but allows the candidate no errors either.
+    # Compared without division: with an error-free baseline, the candidate may have no errors either.
     within = share <= limit * baseline_share if upper else share >= limit * baseline_share
     relation = _relation(upper=upper, within=within)
     reason = f"Failed requests: {shares}; {relation} {limit:.4g} times the baseline's share."
@@ -153,9 +153,9 @@ def make_report(
     duration_s: float,
     machine_price_per_hour: float | None = None,
 ) -> BenchmarkReport:
-    """Return the report of a measurement: its verdict and everything that the verdict is based on.
+    """Return the report of a measurement, with its verdict and all evidence.
 
-    With `void_because` its figures of load are in no verdict, which is inconclusive at best.
+    `void_because` excludes the load's figures from the verdict, so that it cannot pass.
     """
     request = staged.request
     counted = without_lost_baseline(records)
@@ -167,7 +167,7 @@ def make_report(
     candidate = summarise(staged.candidate.target, by_side["candidate"], slo, natural.get("candidate"))
     baseline = summarise(staged.baseline.target, by_side["baseline"], slo, natural.get("baseline"))
     together = set(staged.candidate.endpoints) & set(staged.baseline.endpoints)
-    tokens_per_s = candidate.tps_system + (baseline.tps_system if together else 0.0)  # one machine made both
+    tokens_per_s = candidate.tps_system + (baseline.tps_system if together else 0.0)  # one machine served both
     comparison = compare(records, seed=plan.seed)
     gates: tuple[GateResult, ...] = (void(void_because),)
     if not void_because:
@@ -199,7 +199,7 @@ def make_report(
 
 
 def to_event(report: BenchmarkReport, ref: ArtifactRef) -> VariantBenchmarked:
-    """Return the event of a committed report; the same report always leads to the same event."""
+    """Return the event of a committed report; the same report always gives the same event."""
     return VariantBenchmarked(
         target=report.target,
         baseline=report.baseline,

@@ -1,8 +1,7 @@
-"""The verdict on the quality of the serving engine: whether it matches the quantiser's measurements.
+"""Verdict on the serving engine's quality: does it match the quantiser's measurements?
 
-If the engine returns the log-probabilities of a prompt, it scores the same windows that the quantiser recorded with the
-variant. So text, tokenizer and sampling are identical, and a difference is due to loading or computing. Otherwise only
-gross damage can be detected, and the verdict says so.
+An engine that returns prompt log-probabilities scores the windows that the quantiser recorded. Text, tokenizer and
+sampling are then identical, so a difference comes from loading or computing. Other engines show only gross damage.
 """
 
 import math
@@ -16,26 +15,29 @@ from contracts.vocabulary import Verdict
 
 GATE = "served_quality"
 MAX_DEVIATION = 0.05
-"""Maximum deviation of the served perplexity from the recorded one, as a ratio. The engine computes in 16 bit and with
-other kernels than the quantiser: that costs a few tenths of a percent (see the README); a wrongly read tensor costs far
-more."""
+"""Largest relative deviation of served from recorded perplexity.
+
+16-bit arithmetic and other kernels cost a few tenths of a percent (see the README); a misread tensor costs far more.
+"""
 MAX_OWN_ANSWER_RATIO = 3.0
-"""Largest ratio of the candidate's perplexity of its own greedy answers to the baseline's. Models differ by some tens
-of percent; damaged weights lead to random tokens."""
+"""Largest ratio of the candidate's perplexity on its own greedy answers to the baseline's.
+
+Models differ by some tens of percent; damaged weights give random tokens.
+"""
 LEAST_TOKENS = 32
-"""Fewest tokens of a window that is cut to the context: over fewer of them the rounding of 16 bits counts too much."""
+"""Minimum tokens of a window cut to the context; below, 16-bit rounding weighs too much."""
 _LARGEST_LOG = 100.0
 
 
 @dataclass(frozen=True)
 class WindowScore:
-    """The negative log-likelihood of one window, in nats over all its tokens but the first.
+    """A window's negative log-likelihoods in nats, summed over predicted tokens.
 
     Attributes:
-        tokens: Number of predicted tokens.
-        nll: By the served candidate.
-        recorded_nll: By the candidate's files, as the quantiser measured it.
-        reference_nll: By the merged model.
+        tokens: Predicted tokens.
+        nll: From the served candidate.
+        recorded_nll: From the candidate's files, measured by the quantiser.
+        reference_nll: From the merged model.
     """
 
     tokens: int
@@ -45,16 +47,16 @@ class WindowScore:
 
 
 def choose_windows(windows: Sequence[HeldOutWindow], *, context_tokens: int) -> tuple[HeldOutWindow, ...]:
-    """Return the windows that fit the context together with the one token that the engine must generate.
+    """Return the windows that fit the context, with the one token that the engine must generate.
 
-    Of a longer window its beginning is taken, if the record has it token by token and it has `LEAST_TOKENS`.
+    A longer window is cut, if it was recorded token by token and at least `LEAST_TOKENS` tokens fit.
     """
     fitting = (_fit_window(window, context_tokens - 1) for window in windows)
     return tuple(window for window in fitting if window is not None)
 
 
 def _fit_window(window: HeldOutWindow, limit: int) -> HeldOutWindow | None:
-    """Return a window of at most `limit` tokens; None if it is longer and its beginning cannot be scored."""
+    """Return a window with at most `limit` tokens; None if it is longer and cannot be cut."""
     if len(window.token_ids) <= limit:
         return window
     predicted = limit - 1
@@ -71,14 +73,14 @@ def _fit_window(window: HeldOutWindow, limit: int) -> HeldOutWindow | None:
 
 
 def score_window(window: HeldOutWindow, logprobs: Sequence[float]) -> WindowScore:
-    """Return the score of a window from the engine's log-probabilities."""
+    """Return a window's score from the engine's log-probabilities."""
     return WindowScore(
         tokens=len(logprobs), nll=-sum(logprobs), recorded_nll=window.nll, reference_nll=window.reference_nll
     )
 
 
 def assess_scored(scores: Sequence[WindowScore], gate: QualityGate | None) -> ServedQuality:
-    """Return the verdict on a candidate's scores, by the quantiser's record and then by the policy.
+    """Return the verdict on a candidate's scores, by the quantiser's record, then by the policy.
 
     Args:
         scores: One per window, at least one.
@@ -94,7 +96,7 @@ def assess_scored(scores: Sequence[WindowScore], gate: QualityGate | None) -> Se
     ratio, recorded_ratio = _exp(served - reference), _exp(recorded - reference)
     reason = f"The served perplexity is {ratio:.4f} times the merged model's on {tokens} tokens"
     limit = gate.max_perplexity_ratio if gate else None
-    differs = not abs(served - recorded) <= math.log1p(MAX_DEVIATION)  # not a number differs
+    differs = not abs(served - recorded) <= math.log1p(MAX_DEVIATION)  # true for NaN
     exceeds = limit is not None and ratio > limit
     if differs:
         reason += (
@@ -119,13 +121,13 @@ def assess_scored(scores: Sequence[WindowScore], gate: QualityGate | None) -> Se
 
 
 def assess_own_answers(candidate: Sequence[float], baseline: Sequence[float]) -> ServedQuality:
-    """Return the verdict on the perplexity of a candidate's own greedy answers, compared with the baseline's.
+    """Return the verdict on a candidate's perplexity on its own greedy answers, relative to the baseline's.
 
-    This is not the perplexity of a given text: it detects gross damage, not a loss of some percent.
+    It detects gross damage, not a loss of some percent.
 
     Args:
         candidate: Log-probability of each token that the candidate generated.
-        baseline: The same for the baseline, on the same prompts.
+        baseline: The same for the baseline on the same prompts.
     """
     if not candidate or not baseline:
         return not_measured("The serving engine returns no log-probabilities.")
@@ -154,15 +156,12 @@ def assess_own_answers(candidate: Sequence[float], baseline: Sequence[float]) ->
 
 
 def not_measured(reason: str) -> ServedQuality:
-    """Return the result for missing evidence, with its reason."""
+    """Return an inconclusive result with its reason."""
     return ServedQuality(method="none", verdict="inconclusive", reason=reason)
 
 
 def gate_of(served: ServedQuality, gate: QualityGate | None) -> GateResult | None:
-    """Return the result that counts for the benchmark's verdict.
-
-    None if nothing was measured and the policy has no quality gate for this variant.
-    """
+    """Return the benchmark's gate result; None if nothing was measured and the policy has no quality gate."""
     if served.method == "none" and gate is None:
         return None
     scored = served.method == "prompt_logprobs"
@@ -177,11 +176,11 @@ def gate_of(served: ServedQuality, gate: QualityGate | None) -> GateResult | Non
 
 
 def _mean(scores: Sequence[WindowScore], read: Callable[[WindowScore], float]) -> float:
-    """Return a figure per predicted token; NaN if one of the scores is not finite."""
+    """Return the mean per predicted token; NaN if a score is not finite."""
     mean = sum(read(score) for score in scores) / sum(score.tokens for score in scores)
     return mean if math.isfinite(mean) else math.nan
 
 
 def _exp(nats: float) -> float:
-    """Return e^nats, bounded so that the result is a JSON number."""
+    """Return e^nats for nats up to `_LARGEST_LOG`, so that the result is a JSON number."""
     return math.exp(min(nats, _LARGEST_LOG))

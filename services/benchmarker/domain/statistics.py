@@ -1,4 +1,4 @@
-"""Computes figures from records: quantiles if the sample is large enough, throughput and goodput."""
+"""Figures from records: means, quantiles of large enough samples, throughput and goodput."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,13 +12,15 @@ from services.benchmarker.domain.records import RequestRecord
 
 QUANTILES: dict[Statistic, float] = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 MIN_COUNT: dict[Statistic, int] = {"mean": 1, "p50": 1, "p95": 20, "p99": 100}
-"""Least sample for each statistic, so that at least one observation is expected beyond a tail quantile (n (1-q) >= 1).
-In a smaller sample the quantile would be the maximum, and is left out."""
+"""Minimum sample size by statistic, so that one observation is expected beyond a tail quantile (n (1-q) >= 1).
+
+The quantile of a smaller sample would be its maximum.
+"""
 
 
 @dataclass(frozen=True)
 class Slo:
-    """The limits that a request must meet to count for goodput; None is no limit."""
+    """Limits for goodput; a request must meet all that are set."""
 
     ttft_ms: float | None = None
     itl_ms: float | None = None
@@ -36,7 +38,7 @@ class Slo:
 
 
 def slo_of(gates: Iterable[MetricGate]) -> Slo:
-    """Return the limits of a request from the absolute bounds of the gates: the tightest per metric."""
+    """Return the goodput limits: the tightest absolute bound of the gates per metric."""
     limits: dict[str, float] = {}
     for gate in gates:
         if gate.metric in ("ttft_ms", "itl_ms", "e2e_ms") and gate.max_value is not None:
@@ -47,7 +49,7 @@ def slo_of(gates: Iterable[MetricGate]) -> Slo:
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
-    """Return a quantile of a sorted, non-empty sample, interpolated linearly between its neighbours."""
+    """Return a quantile of a sorted, non-empty sample by linear interpolation."""
     position = q * (len(ordered) - 1)
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
@@ -56,7 +58,7 @@ def quantile(ordered: Sequence[float], q: float) -> float:
 
 
 def describe(values: Iterable[float | None]) -> Statistics:
-    """Return mean and quantiles of the values that exist, each only if the sample is large enough for it."""
+    """Return mean and quantiles of the values other than None, as far as the sample allows."""
     ordered = sorted(value for value in values if value is not None)
     count = len(ordered)
     if count == 0:
@@ -66,7 +68,7 @@ def describe(values: Iterable[float | None]) -> Statistics:
 
 
 def span_s(records: Sequence[RequestRecord]) -> float:
-    """Return the time that a side was under load: first planned arrival to last end, in seconds."""
+    """Return the seconds from the first planned arrival to the last end."""
     if not records:
         return 0.0
     return max(record.done_s for record in records) - min(record.scheduled_s for record in records)
@@ -75,7 +77,7 @@ def span_s(records: Sequence[RequestRecord]) -> float:
 def summarise(
     target: Target, records: Sequence[RequestRecord], slo: Slo, natural: NaturalAnswers | None = None
 ) -> SideSummary:
-    """Return the summary of one side: latencies of answered requests, and the number of errors."""
+    """Summarise one side: latencies of answered requests, errors, throughput and goodput."""
     seconds = span_s(records)
     answered = [record for record in records if record.error is None]
     tokens = sum(record.output_tokens for record in answered)

@@ -1,4 +1,4 @@
-"""The check of tool calls: one request whose answer must be a parseable call."""
+"""Tests tool calls with one request that must be answered by a parseable call."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ NAME: Final = "find_parcel"
 PARCEL: Final = "K-9027"
 MAX_TOKENS: Final = 128
 REASONING_TOKENS: Final = 2048
-"""For a model with a reasoning parser: it may reason before it calls."""
+"""Token limit with a reasoning parser, because the model may reason first."""
 MOST_TOKENS: Final = 4096
 LONGEST_S: Final = 600.0
 _SHOWN_CHARS = 300
@@ -22,31 +22,31 @@ _MORE = "load.output_tokens of the policy and context_tokens raise the limit"
 
 @dataclass(frozen=True)
 class ApiAnswer:
-    """An answer of the engine's OpenAI API: its status and its body."""
+    """Status and body of an answer by the engine's OpenAI API."""
 
     status: int
     body: bytes
 
 
 def plan_limit(settings: ServingSettings, *, output_tokens: int, context_tokens: int) -> int:
-    """Return the maximum tokens of the answer: at most half of the context, because the prompt needs the rest.
+    """Return the answer's token limit, at most half of the context.
 
     Args:
-        settings: The serving settings of the candidate.
-        output_tokens: How many the answers of the policy's load have, which may raise the limit.
-        context_tokens: The context of the candidate.
+        settings: The candidate's serving settings.
+        output_tokens: Answer length of the policy's load, which may raise the limit.
+        context_tokens: The candidate's context.
     """
     usual = REASONING_TOKENS if settings.reasoning_parser is not None else MAX_TOKENS
     return max(1, min(max(usual, output_tokens), MOST_TOKENS, context_tokens // 2))
 
 
 def plan_timeout(timeout_s: float, max_tokens: int) -> float:
-    """Return the answer's time limit in seconds: that of a request, increased in proportion to the tokens."""
+    """Return the answer's timeout in seconds: a request's timeout, scaled by tokens."""
     return max(timeout_s, min(LONGEST_S, timeout_s * max_tokens / MAX_TOKENS))
 
 
 def plan_request(model: str, max_tokens: int = MAX_TOKENS) -> dict[str, Any]:
-    """Return the body of the request. Any model answers it with a call: the engine lets it write nothing else."""
+    """Return the request body; the engine forces any model to answer with a call."""
     parameters = {
         "type": "object",
         "properties": {"parcel": {"type": "string", "enum": [PARCEL]}},
@@ -64,7 +64,7 @@ def plan_request(model: str, max_tokens: int = MAX_TOKENS) -> dict[str, Any]:
 
 
 def assess_answer(answer: ApiAnswer, parser: str, max_tokens: int = MAX_TOKENS) -> GateResult:
-    """Return pass for a call of the tool with JSON arguments; else fail, with the answer's actual content."""
+    """Return a pass for a call of the tool with JSON arguments; else a failure that quotes the answer."""
     if answer.status != 200:
         text = answer.body.decode(errors="replace")[:_SHOWN_CHARS]
         return _fail(f"A request with a tool was answered with status {answer.status} by the parser {parser}: {text}")
@@ -86,7 +86,7 @@ def assess_answer(answer: ApiAnswer, parser: str, max_tokens: int = MAX_TOKENS) 
 
 
 def not_answered(code: str, reason: str) -> GateResult:
-    """Return the inconclusive result of a request that the engine did not answer."""
+    """Return an inconclusive result for a missing answer."""
     return GateResult(
         name=GATE, verdict="inconclusive", reason=f"A request with a tool got no answer ({code}: {reason})"
     )

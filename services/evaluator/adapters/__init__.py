@@ -1,1 +1,1 @@
-"""The technologies behind the ports of the evaluator."""
+"""Adapters, one technology per file."""

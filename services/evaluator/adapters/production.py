@@ -1,4 +1,4 @@
-"""Reads the serving targets from the bucket `routes`, and the last checks from the event log."""
+"""Reads serving targets from the bucket `routes`, and last checks from the event log."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from shared.storage.route_buckets import RouteBuckets
 
 
 class BusProduction:
-    """The bucket `routes` and the stream `SLIPWAY_EVENTS` (implements `ports.Production`)."""
+    """Reads the bucket `routes` and the stream `SLIPWAY_EVENTS` (implements `ports.Production`)."""
 
     def __init__(self, js: Callable[[], JetStreamContext]) -> None:
         self._js, self._routes = js, RouteBuckets(js, SERVICE)
@@ -25,12 +25,12 @@ class BusProduction:
         return await self._routes.models("production")
 
     async def route(self, model: str) -> Route | None:
-        """Return the route of a model; None if there is none."""
+        """Return a model's route; None if there is none."""
         entry = await self._routes.get("production", model)
         return entry.value if entry is not None else None
 
     async def last_check(self, model: str) -> VersionEvaluated | None:
-        """Return the last check of a model in the event log; None without one."""
+        """Return a model's last check in the event log; None without one."""
         try:
             message = await self._js().get_last_msg(EVENTS, nats_subject(VersionEvaluated.TYPE, model, SERVICE))
             return Event[VersionEvaluated].model_validate_json(message.data or b"").data

@@ -12,21 +12,21 @@ from shared.storage.text_sets import read_text_set
 
 
 class StoredReports(AttestedReports[EvaluationReport]):
-    """The reports, the sets, and what is signed with a version (implements `ports.Reports`)."""
+    """Evaluation reports, evaluation sets and signed policies in the store (implements `ports.Reports`)."""
 
     def __init__(self, store: Store, attester: Attester, trust: Trust) -> None:
         super().__init__(store, attester, trust, EvaluationReport, step="evaluate", kind="evaluation")
 
     def rows(self, ref: ArtifactRef) -> bytes:
-        """Return an evaluation set, verified."""
+        """Return a verified evaluation set."""
         return read_text_set(self._store, ref)
 
     def policy(self, target: Target) -> ReleasePolicy | None:
-        """Return the policy that is signed with a version; None if it cannot be read."""
+        """Return a version's signed policy; None if it cannot be read."""
         signed = read_policy(self._store, self._trust, target.model, target.version)
         return None if isinstance(signed, str) else signed.policy
 
     def released(self, target: Target) -> EvaluationReport | None:
-        """Return the last attested report of a target; None if it was not evaluated."""
+        """Return a target's last attested report; None if it was not evaluated."""
         reports = read_evaluations(self._store, self._trust.keys(), target.model, target.version)
         return next((report for report in reversed(reports) if report.target == target), None)

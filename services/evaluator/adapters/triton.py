@@ -1,4 +1,4 @@
-"""Asks staged targets through the OpenAI API of their engine, behind Triton's gRPC streaming."""
+"""Sends requests to staged targets through their engine's OpenAI API, over Triton's gRPC streaming."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from shared.serving.openai_stream import ApiRequest
 
 
 class TritonEndpoint:
-    """Sends rows over one channel per endpoint, divided among a target's endpoints (`ports.Endpoint`)."""
+    """Sends rows in turn to a target's endpoints, over one channel each (implements `ports.Endpoint`)."""
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
@@ -32,10 +32,10 @@ class TritonEndpoint:
 
 
 def read_answer(status: int, body: bytes) -> Answer | None:
-    """Return the answer in a response of the chat completions API; None if the request was rejected.
+    """Parse a chat completions response; None if the request was rejected.
 
     Raises:
-        Transient: The engine failed, or what it sent is no answer.
+        Transient: The engine failed, or its response is malformed.
     """
     if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return None

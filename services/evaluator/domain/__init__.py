@@ -1,1 +1,1 @@
-"""Pure decisions of the evaluator."""
+"""The evaluator's pure decisions: plans, limits, verdicts and schedules of evaluations."""

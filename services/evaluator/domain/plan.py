@@ -1,4 +1,4 @@
-"""Plans an evaluation before anything is asked: its identity, the order of its rows, and the body of each request."""
+"""Plans an evaluation before any request: identity, order of rows, and request bodies."""
 
 import random
 from collections.abc import Container, Hashable, Mapping, Sequence
@@ -16,10 +16,10 @@ from decisions.evaluations.verdicts import Comparison, Limit, plan_comparison, s
 
 K = TypeVar("K", bound=Hashable)
 METHOD: Final = "1"
-"""Part of every output key; increase it if a change of the scorers changes scores."""
+"""Part of every output key; increase it when scorers give other scores."""
 PATH: Final = "/v1/chat/completions"
 MOST_LIMITS: Final = 200
-"""Most limits of all evaluations of a candidate together: they share one error budget."""
+"""Most limits over all evaluations of a candidate, which share one error budget."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class AnchorScores:
-    """The recorded scores of an anchor, by number of the row."""
+    """An anchor's recorded scores, by row number."""
 
     target: Target
     scores: Mapping[int, RowScores]
@@ -40,13 +40,13 @@ class AnchorScores:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """One evaluation, with its rows in the order in which they are asked.
+    """An evaluation with its rows in order of asking.
 
     Attributes:
-        output_key: Evaluations with the same key have the same result.
-        rows_digest: Of the whole set.
-        basis: What its scores can be compared by, where a bound is about an anchor.
-        least_scored: The fewest rows with scores that can meet each limit about an anchor.
+        output_key: Evaluations with equal keys have equal results.
+        rows_digest: Digest of the whole set.
+        basis: What scores must share to be comparable with an anchor; None if no bound needs one.
+        least_scored: Fewest scored rows by which each anchor limit can be met.
     """
 
     evaluation: Evaluation
@@ -67,7 +67,7 @@ class EvaluationPlan:
 
 
 def find_basis(evaluation: Evaluation, rows_digest: Digest) -> Digest | None:
-    """Return the properties that scores must share with an anchor's; None if no bound needs an anchor."""
+    """Return what scores must share to be comparable with an anchor's; None if no bound needs one."""
     if not evaluation.has_anchor:
         return None
     return digest_of_json({"method": METHOD, "set": rows_digest, **evaluation.asked})
@@ -86,19 +86,18 @@ def plan_evaluation(
 ) -> EvaluationPlan:
     """Return the plan of one evaluation of a release.
 
-    The order is drawn from a digest of the evaluation's inputs, so that a redelivery asks the same rows, and no
-    candidate can be trained for the first rows of a set. Versions that are compared with an anchor are asked the same
-    rows, each in an order of its own.
+    The order follows from a digest of the inputs, so that a redelivery asks the same rows and no candidate can be
+    trained for a set's first rows. Versions compared with an anchor get the same rows, each in its own order.
 
     Args:
-        declared: The evaluations of the policy.
+        declared: The policy's evaluations.
         evaluation: One of them.
         rows: The whole set.
-        rows_digest: Its digest.
+        rows_digest: Digest of the set.
         versions: Candidate and active version.
-        limits_of_set: The limits of this evaluation (`check_set`).
-        limits: Number of limits of the release over all evaluations, which share its error budget.
-        anchor: The recorded scores of the anchor; without them, limits about it are left out.
+        limits_of_set: Limits of this evaluation (`check_set`).
+        limits: Number of limits over all evaluations, which share an error budget.
+        anchor: The anchor's scores; None omits limits against an anchor.
     """
     bounded = [limit for limit in limits_of_set if anchor is not None or limit.kind != "max_drop_from_anchor"]
     basis, scores = find_basis(evaluation, rows_digest), anchor.scores if anchor is not None else {}
@@ -139,7 +138,7 @@ def plan_evaluation(
 
 
 def draw(rows: Sequence[EvaluationRow], seed: Digest) -> Sequence[EvaluationRow]:
-    """Return rows in an order that a seed decides."""
+    """Return rows in an order determined by a seed."""
     return random.Random(seed).sample(rows, len(rows))  # noqa: S311 - a repeatable order, not a secret
 
 
@@ -149,7 +148,7 @@ def choose(
     shares: Mapping[K, int],
     names: Mapping[int, Container[K]],
 ) -> Sequence[EvaluationRow]:
-    """Return the first `most` drawn rows, after reserving each name's share; the shares may exceed `most`."""
+    """Return the first `most` drawn rows, after reserving each name's share; shares may exceed `most`."""
     first = dict[int, None]()
     for name, share in shares.items():
         first |= dict.fromkeys([row.number for row in drawn if name in names[row.number]][:share])
@@ -160,10 +159,10 @@ def choose(
 def plan_evaluations(
     staged: VariantStaged, sets: Sequence[EvaluationSet], anchors: Mapping[Digest, AnchorScores]
 ) -> tuple[EvaluationPlan, ...]:
-    """Return the plan of each evaluation of a staged candidate; anchors are by their basis.
+    """Plan all evaluations of a staged candidate; `anchors` are by basis.
 
     Raises:
-        ValueError: A set does not fit its evaluation, or there are too many limits; the message says which and why.
+        ValueError: A set does not fit its evaluation, or there are too many limits; the message explains.
     """
     declared = staged.request.evaluations
     checked = [check_set(declared, evaluation, each.rows) for evaluation, each in zip(declared.sets, sets, strict=True)]
@@ -186,12 +185,12 @@ def plan_evaluations(
 
 
 def plan_output(staged: VariantStaged, plans: Sequence[EvaluationPlan]) -> Digest:
-    """Return the identity of the report: versions, rows, scorers and attempt."""
+    """Return the report's identity: versions, rows, scorers and attempt."""
     return digest_of_json({"plans": [plan.output_key for plan in plans], "attempt": staged.request.attempt})
 
 
 def identify(version: Deployable) -> dict[str, Any]:
-    """Return the inputs of a version's answers: its files, serving settings and runtime."""
+    """Return what determines a version's answers: files, serving settings and runtime."""
     return {
         "target": str(version.target),
         "manifest": version.manifest.digest,
@@ -201,6 +200,6 @@ def identify(version: Deployable) -> dict[str, Any]:
 
 
 def plan_request(model: str, row: EvaluationRow, max_tokens: int) -> dict[str, Any]:
-    """Return the body of the request for a row: as callers ask, greedy, ending where the model ends."""
+    """Return a row's request body: greedy, as callers ask, ending where the model ends."""
     body = {"model": model, "messages": list(row.messages), "max_tokens": max_tokens, "temperature": 0.0, "seed": 0}
     return {**body, "tools": list(row.tools)} if row.tools else body

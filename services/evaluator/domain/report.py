@@ -1,4 +1,4 @@
-"""The result of an evaluation from its rows, the report of all, and the event of the report."""
+"""Makes an evaluation's result from its rows, the report of all results, and its event."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -13,9 +13,9 @@ from decisions.evaluations.verdicts import Comparison, Tested, interval_of_mean
 from services.evaluator.domain.plan import METHOD, EvaluationPlan
 
 SHOWN_ROWS: Final = 3
-"""So many rows that lost, and that gained, are named."""
+"""Rows named that lost most, and as many that gained most."""
 SHOWN_SLICES: Final = 64
-"""Scores of slices that the event of an evaluation has at most, half of them those that lost most."""
+"""Most slice scores in an event, half of them the largest losses."""
 
 
 def make_result(
@@ -24,10 +24,10 @@ def make_result(
     """Return the result of an evaluation.
 
     Args:
-        plan: What was planned.
-        comparison: The limits after the last row.
-        rows: The rows that were asked.
-        void: Rows that showed nothing.
+        plan: The plan.
+        comparison: State of the limits after the last row.
+        rows: The compared rows.
+        void: Number of rows without a comparison.
     """
     names = sorted({row.slice for row in rows if row.slice})
     scores = [
@@ -93,7 +93,7 @@ def _mean(scores: Sequence[float | None]) -> float:
 
 
 def _change(row: EvaluatedRow) -> float:
-    """Return the gain of a row, summed over all scorers."""
+    """Return a row's gain, summed over scorers."""
     return sum((score or 0.0) - (row.active[scorer] or 0.0) for scorer, score in row.candidate.items())
 
 
@@ -105,7 +105,7 @@ def make_report(
     started_at: datetime,
     duration_s: float,
 ) -> EvaluationReport:
-    """Return the report of all evaluations of a candidate, with one verdict and its reason."""
+    """Return the report of all evaluations of a candidate, with one verdict and reason."""
     verdict = assess_overall([result.verdict for result in results])
     return EvaluationReport(
         output_key=output_key,
@@ -128,7 +128,7 @@ def assess_overall(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def to_event(report: EvaluationReport, ref: ArtifactRef) -> VariantEvaluated:
-    """Return the event of a committed report; the same report always leads to the same event."""
+    """Return the event of a committed report; the same report always gives the same event."""
     return VariantEvaluated(
         target=report.target,
         baseline=report.baseline,
@@ -141,7 +141,7 @@ def to_event(report: EvaluationReport, ref: ArtifactRef) -> VariantEvaluated:
 
 
 def summarise(result: EvaluationResult) -> EvaluationSummary:
-    """Return a result without its rows, and with the slices that changed most: events and records are small."""
+    """Return a result without rows, keeping the slices that changed most: events must stay small."""
     known = result.model_dump(exclude={"rows", "scores"})
     slices = sorted((score for score in result.scores if score.slice), key=lambda score: score.candidate - score.active)
     gained = slices[SHOWN_SLICES // 2 :][-SHOWN_SLICES // 2 :]
@@ -151,7 +151,7 @@ def summarise(result: EvaluationResult) -> EvaluationSummary:
 
 
 def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[str]:
-    """Yield the limits behind a verdict; for a pass, the number of rows asked."""
+    """Yield the limits that decided the verdict; for a pass, the counts of limits and rows."""
     wanted = {"fail": "missed", "inconclusive": "undecided"}.get(verdict)
     for result in results:
         if wanted is None:
@@ -169,7 +169,7 @@ def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[
 
 
 def _explain(limit: LimitResult) -> str:
-    """Return a limit with its measurement and number of rows; if undecided, with the number of further rows needed."""
+    """Describe a limit with measurement and rows; if undecided, with the rows still needed."""
     rows = f"{limit.rows} rows" + (f" of slice {limit.slice}" if limit.slice else "")
     other = "active version" if limit.kind == "max_drop" else "anchor"
     bound = f"at least {limit.limit:g}" if limit.kind == "min_value" else f"at most {limit.limit:g} below the {other}"

@@ -1,4 +1,4 @@
-"""Scheduled checks of serving versions: when they are due, their rows, and their results. Pure."""
+"""Scheduled checks of serving versions: due times, rows and results. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,11 +15,11 @@ from services.evaluator.domain.plan import METHOD, AnchorScores, EvaluationPlan,
 from services.evaluator.domain.report import summarise
 
 _SPARE: Final = 1.25
-"""So many times the rows that show a total loss are asked: one in ten may still be right."""
+"""Factor on the rows that prove a total loss, because one answer in ten may still be right."""
 
 
 def is_due(last: datetime | None, schedule: Schedule, now: datetime) -> bool:
-    """Return whether a check of a version is due: the first, or `every_hours` after the last."""
+    """Return whether a check is due: the first, or `every_hours` after the last."""
     return last is None or now - last >= timedelta(hours=schedule.every_hours)
 
 
@@ -32,18 +32,18 @@ def plan_check(
     max_drop: float,
     seed: str,
 ) -> tuple[EvaluationPlan, ...]:
-    """Return the plan of each evaluation of a check: rows that the version was asked at its release.
+    """Plan a check's evaluations, with rows that the version answered at its release.
 
-    What cannot be compared is left out: scores by other scorers, or of another set. What the policy bounds has a limit,
-    and is asked as many rows as show its total loss. That two checks in a row must agree is not counted in `alpha`.
+    Scores by changed scorers or sets are omitted. Each limit gets enough rows to prove a total loss. `alpha` does not
+    take into account that two successive checks must agree.
 
     Args:
-        declared: The evaluations that the version was released with.
+        declared: The evaluations of the version's release.
         sets: Their sets.
-        report: What the version scored then.
-        schedule: Of the version that serves.
-        max_drop: The most that a mean score may be below that of the release.
-        seed: Decides which rows are asked.
+        report: The scores at the release.
+        schedule: Schedule of the serving version.
+        max_drop: Largest drop of a mean score since the release.
+        seed: Determines which rows are asked.
     """
     before = {result.name: result for result in report.results if report.method == METHOD}
     alpha, most = share_alpha_of_check(declared, schedule), max(1, schedule.rows // max(1, len(declared.sets)))
@@ -74,10 +74,10 @@ def plan_check(
 def assess_check(
     target: Target, results: Sequence[EvaluationResult], before: EvaluationCheck | None
 ) -> EvaluationCheck:
-    """Return the result of a check; an undecided check keeps the previous result.
+    """Return the result of a check; an undecided check keeps the previous state.
 
-    Undecided is one without a fall, of whose rows the engine failed most, or by whose rows a score is lower than the
-    limit, which they do not prove; without results, nothing was answered.
+    A check without a proven drop is undecided if the engine failed at half of the rows, if no row was answered, or if a
+    measured drop exceeds its limit without proof.
     """
     is_fallen = any(result.verdict == "fail" for result in results)
     shown = EvaluationCheck(target=target, results=tuple(map(summarise, results)), is_fallen=is_fallen, in_a_row=1)
@@ -91,7 +91,7 @@ def assess_check(
 
 
 def _list_undecided(result: EvaluationSummary) -> list[LimitResult]:
-    """Return the limits that the rows are beyond, without a proof."""
+    """Return undecided limits with a measured drop beyond the limit."""
     return [
         limit
         for limit in result.limits
@@ -100,7 +100,7 @@ def _list_undecided(result: EvaluationSummary) -> list[LimitResult]:
 
 
 def describe(checks: Sequence[EvaluationCheck]) -> str:
-    """Return the results of checks of the active and the previous version as a sentence."""
+    """Describe the checks of active and previous version in a sentence."""
     return f"{'; '.join(map(_describe, checks))}."
 
 

@@ -1,1 +1,1 @@
-"""Adapters of the mirror, one file per technology."""
+"""Adapters of the mirror, one technology per file."""

@@ -1,4 +1,4 @@
-"""Reads the serving targets and recent records from the bus, without a consumer."""
+"""Reads routes, declared mirrors and recent facts from the bus, without a consumer."""
 
 from collections.abc import Mapping
 
@@ -22,16 +22,16 @@ NOTED: tuple[type[Fact], ...] = (
     f.RollbackCompleted,
     f.ReleaseFinished,
 )
-"""Facts after which a version has new records, or a route another state."""
+"""Facts that add records to a version or change a route."""
 _MOST = 1000
-"""Facts of a type that are looked at in one call; the rest comes in the next."""
+"""Most facts of one type per call; the next call continues."""
 
 
 class BusChanges:
-    """The event log and the routes (implements `ports.Changes`).
+    """Reads event log and routes (implements `ports.Changes`).
 
-    There is no durable consumer: a message that could not be handled would be a dead letter, and end a release. What is
-    missed, while the mirror is down for example, is found by comparing everything.
+    Without a durable consumer, a failing message cannot become a dead letter and end a release. The regular comparison
+    of all models finds facts missed while the mirror was down.
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -39,17 +39,17 @@ class BusChanges:
         self._next: dict[type[Fact], int] | None = None
 
     async def route(self, model: ModelName) -> Route | None:
-        """Return the serving targets of production."""
+        """Return a model's production route; None if there is none."""
         entry = await Bucket(self._bus.js, "routes", Route).get(model)
         return entry.value if entry is not None else None
 
     async def declared(self) -> Mapping[str, Mirror]:
-        """Return the records of `slipway apply`."""
+        """Return the mirrors declared by `slipway apply`, by registry."""
         mirrors = await Bucket(self._bus.js, RECORDS["mirror"][0], Mirror).all()
         return {name: entry.value for name, entry in mirrors.items()}
 
     async def changed(self) -> set[ModelName]:
-        """Return the models that the log has new facts about."""
+        """Return the models with new facts since the last call; none at the first."""
         if self._next is None:
             last = await self._last()
             self._next = dict.fromkeys(NOTED, last + 1)
@@ -71,7 +71,7 @@ class BusChanges:
         return models
 
     async def _last(self) -> int:
-        """Return the sequence of the log's last message; 0 if it is empty."""
+        """Return the sequence number of the log's last message; 0 if it is empty."""
         try:
             return (await self._bus.js.get_last_msg(EVENTS, ">")).seq or 0
         except NotFoundError:

@@ -1,4 +1,4 @@
-"""Versions in private repositories of a Hugging Face Hub: weights and model card, by the tag `v<n>`."""
+"""Mirrors versions into private repositories of a Hugging Face Hub: weights and model card, tagged `v<n>`."""
 
 import asyncio
 import json
@@ -20,10 +20,10 @@ from shared.errors import SlipwayError
 from shared.storage.hub import hub_api
 
 INDEX: Final = "slipway.json"
-"""The file on `main` that names the model, and of each version its state, commit and weights."""
+"""File on `main` with the model's name, and each version's state, commit and weights."""
 _MAIN = "main"
 _OF_THE_HUB = frozenset({".gitattributes"})
-"""What a hub puts into a new repository."""
+"""Files that a hub puts into a new repository."""
 T = TypeVar("T")
 
 
@@ -32,10 +32,10 @@ class HubAccess:
     """A hub and the repositories on it.
 
     Attributes:
-        endpoint: Its address.
-        repositories: Beginning of the repositories' names: `acme/slipway-`; the model's name follows.
-        token_file: File with a token that may write there; read for each turn.
-        merged: Whether the merged models are pushed, not the weights as they were published.
+        endpoint: URL of the hub.
+        repositories: Prefix of repository names, such as `acme/slipway-`; the model's name follows.
+        token_file: File with a write token; read before each use.
+        merged: Whether to push merged models instead of the published weights.
     """
 
     endpoint: str
@@ -46,7 +46,7 @@ class HubAccess:
 
 @dataclass
 class _Repository:
-    """The read state of a repository: its index, and commits by tag."""
+    """A repository's index, and commits by tag."""
 
     name: str
     index: dict[str, Any]
@@ -54,10 +54,10 @@ class _Repository:
 
 
 class HubRegistry:
-    """Private repositories, one for each model (implements `ports.Registry`).
+    """One private repository per model (implements `ports.Registry`).
 
-    A version has a branch of its own, on which its card is renewed, and the tag `v<n>` at the branch's head. The index
-    on `main` is written last, so a push that was cut off is done again; the hub keeps the bytes that it has.
+    Each version has a branch, on which its card is updated, and the tag `v<n>` at the branch's head. The index on
+    `main` is written last, so that an interrupted push is repeated; the hub keeps uploaded bytes.
     """
 
     name = "hub"
@@ -67,7 +67,7 @@ class HubRegistry:
         self._busy: set[str] = set()
 
     async def mirrored(self, model: ModelName) -> list[Mirrored]:
-        """Return the versions that the index names and whose tag is where the index says."""
+        """Return the indexed versions whose tag is at the indexed commit."""
         repository = await self._in_thread(model, lambda api: self._open(api, model))
         return [
             Mirrored(int(number), str(entry.get("state", "")), f"v{number}")
@@ -76,7 +76,7 @@ class HubRegistry:
         ]
 
     async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
-        """Push a version's card, its weights unless they are there, and its tag."""
+        """Push a version's card, its weights if missing, and its tag."""
         model = history.manifest.model
         await self._in_thread(model, lambda api: self._push(api, history, fingerprint))
         if present is None:
@@ -90,7 +90,7 @@ class HubRegistry:
     # -- in a thread --------------------------------------------------------------------------------------------------
 
     async def _in_thread(self, model: ModelName, work: Callable[[Any], T]) -> T:
-        """Return the result of work on a repository, in a thread that continues if this is cancelled; one at a time."""
+        """Do work on a repository in a thread, one at a time; it continues if the caller is cancelled."""
         if model in self._busy:
             raise Refused(f"{self._name_of(model)} is still being written by an earlier try.")
         self._busy.add(model)
@@ -105,7 +105,7 @@ class HubRegistry:
         return await asyncio.to_thread(do)
 
     def _open(self, api: Any, model: ModelName) -> _Repository:
-        """Return a model's repository; create it, private, if it does not exist."""
+        """Return a model's repository; create it as private if it does not exist."""
         name = self._name_of(model)
         if not api.repo_exists(name):
             api.create_repo(name, private=True, exist_ok=True)
@@ -166,7 +166,7 @@ class HubRegistry:
 
     @staticmethod
     def _tag(api: Any, repository: _Repository, tag: str, commit: str | None) -> None:
-        """Set a tag to a commit; None removes it."""
+        """Move a tag to a commit; None removes it."""
         present = repository.tags.get(tag)
         if present == commit:
             return
@@ -189,7 +189,7 @@ class HubRegistry:
 
     @contextmanager
     def _explained(self, model: ModelName) -> Iterator[None]:
-        """Raise errors of the hub's library as the mirror knows them, without their texts: they hold addresses."""
+        """Convert the hub library's errors to `Unavailable` or `Refused`, dropping messages with URLs."""
         import httpx
         from huggingface_hub import errors as theirs
 

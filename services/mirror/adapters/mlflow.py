@@ -1,4 +1,4 @@
-"""Registered model versions in MLflow, over its REST API."""
+"""Mirrors versions into MLflow's model registry, over its REST API."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,18 +15,18 @@ from services.mirror.domain.tags import PREFIX, version_tags
 from services.mirror.ports import Refused, Unavailable
 
 OWNED: Final = f"{PREFIX}mirror"
-"""The tag of registered models that are written here; its value is no secret and has no meaning but `true`."""
+"""Tag of registered models that Slipway writes; always `true`, and no secret."""
 STATE: Final = f"{PREFIX}state"
-"""The tag with the fingerprint of what a version was written from."""
+"""Tag with the fingerprint of the version's state when written."""
 SEAL: Final = f"{PREFIX}seal"
-"""The tag with the digest of all others of ours: a tag that was edited there is found and written again."""
+"""Tag with the digest of Slipway's other tags, so that edited tags are detected and rewritten."""
 
 
 class MlflowRegistry:
     """The registered models of an MLflow server (implements `ports.Registry`).
 
-    MLflow numbers versions itself. So a version is found by its tag `slipway.version`, never by its number there: one
-    that was deleted is written again under another number, and aliases follow.
+    MLflow assigns version numbers, so versions are found by the tag `slipway.version`. A deleted version is written
+    again under a new number, and aliases follow.
     """
 
     name = "mlflow"
@@ -36,7 +36,7 @@ class MlflowRegistry:
         self._prefix = prefix
 
     async def mirrored(self, model: ModelName) -> list[Mirrored]:
-        """Return the MLflow model versions tagged as mirrors of a Slipway version of this model, oldest first."""
+        """Return the MLflow versions tagged as mirrors of this model's versions, oldest first."""
         with _explained():
             await self._own(model)
             query = {"filter": f"name='{self._prefix}{model}'"}
@@ -45,7 +45,7 @@ class MlflowRegistry:
         return sorted(known, key=lambda mirrored: int(mirrored.name_there))
 
     async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
-        """Create a model version with all its tags in one call, or change the tags of an existing one."""
+        """Create an MLflow version with all tags in one call, or update an existing one's tags."""
         tags = _sealed({**version_tags(history), STATE: fingerprint})
         with _explained():
             if present is None:
@@ -56,7 +56,7 @@ class MlflowRegistry:
         return Mirrored(history.manifest.version, fingerprint, number, _source(history))
 
     async def point(self, model: ModelName, aliases: Mapping[Alias, Mirrored]) -> None:
-        """Set and remove Slipway's three aliases; others stay unchanged."""
+        """Set or remove Slipway's three aliases; others stay unchanged."""
         name = self._prefix + model
         with _explained():
             answer = await self._api.get("registered-models/get", name=name)
@@ -74,7 +74,7 @@ class MlflowRegistry:
                     await self._api.send("POST", "registered-models/alias", name=name, alias=alias, version=expected)
 
     async def _own(self, model: ModelName) -> None:
-        """Create the registered model; refuse an existing one that Slipway did not create."""
+        """Create the registered model; refuse one that Slipway did not create."""
         name = self._prefix + model
         model_there = await self._api.find("registered-models/get", name=name)
         if model_there is None:
@@ -110,7 +110,7 @@ class MlflowRegistry:
         return number
 
     async def _change(self, history: VersionHistory, number: str, tags: Mapping[str, str]) -> None:
-        """Write the tags that differ; the seal comes last, so that a change that was cut off is found."""
+        """Write changed tags, the seal last, so that an interrupted update is detected."""
         which = {"name": self._prefix + history.manifest.model, "version": number}
         answer = await self._api.get("model-versions/get", **which)
         present = {key: value for key, value in tags_of(answer.get("model_version", {})).items() if _ours(key)}
@@ -130,7 +130,7 @@ class MlflowRegistry:
 
 
 def _source(history: VersionHistory) -> str:
-    """Return where the version is: its merged model, as a URI that names the store."""
+    """Return the URI of a version's merged model."""
     return history.manifest.merged.uri
 
 
@@ -143,7 +143,7 @@ def _sealed(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _mirrored(item: Mapping[str, Any], model: str) -> Mirrored | None:
-    """Return the version that an MLflow model version mirrors; None if it mirrors none."""
+    """Return the mirrored version of an MLflow version; None if it mirrors none."""
     tags, number = tags_of(item), str(item.get("version", ""))
     version = tags.get(f"{PREFIX}version", "")
     if tags.get(f"{PREFIX}model") != model or not version.isdecimal() or not number.isdecimal():
@@ -155,7 +155,7 @@ def _mirrored(item: Mapping[str, Any], model: str) -> Mirrored | None:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Raise errors of MLflow as the mirror knows them."""
+    """Convert MLflow errors to `Unavailable` or `Refused`."""
     try:
         yield
     except MlflowRefusalError as refusal:

@@ -1,4 +1,4 @@
-"""MLflow's REST API, with bounded time and memory whatever a server answers."""
+"""Client of MLflow's REST API, with limits on time and memory for any answer."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ import httpx
 from shared.errors import SlipwayError, Transient
 
 ANSWER_BYTES = 32 * 1024 * 1024
-"""The largest answer that is read: a thousand versions with their tags take some megabytes."""
+"""Most bytes of an answer; a thousand versions with tags take some megabytes."""
 CALL_S = 30.0
 CONNECT_S = 10.0
 _REASON_CHARS = 300
@@ -23,14 +23,14 @@ PRESENT = "RESOURCE_ALREADY_EXISTS"
 
 
 class MlflowError(Transient):
-    """MLflow does not answer, or not as it does; retried, because an operator may repair it at any time."""
+    """MLflow does not answer, or gives malformed answers. Retried, because an operator may repair it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("hub_unavailable", reason)
 
 
 class MlflowRefusalError(MlflowError):
-    """MLflow refuses one request; `kind` is its own name for the error."""
+    """MLflow refuses a request; `kind` is its error code."""
 
     def __init__(self, reason: str, kind: str) -> None:
         super().__init__(reason)
@@ -39,13 +39,13 @@ class MlflowRefusalError(MlflowError):
 
 @dataclass(frozen=True)
 class MlflowAccess:
-    """The address of an MLflow server and how it is spoken to.
+    """Connection settings of an MLflow server.
 
     Attributes:
-        url: `https://mlflow.example`, with a path if it has one.
-        token_file: File with a bearer token, or with `user:password`; read for each call, so that it can be replaced.
-        ca: Certificate (PEM) of the authority that the server's certificate is from; None for the system's list.
-        call_s: Most seconds of one call.
+        url: Base URL, `https://mlflow.example`, with a path if needed.
+        token_file: File with a bearer token or `user:password`; read for each call, so that it can be rotated.
+        ca: CA certificate (PEM) of the server; None for the system's CAs.
+        call_s: Timeout of a call in seconds.
     """
 
     url: str
@@ -55,7 +55,7 @@ class MlflowAccess:
 
 
 class MlflowApi:
-    """One MLflow server. Redirects are refused: the credential would go to another host."""
+    """An MLflow server. Redirects are refused, because they would send the credential to another host."""
 
     def __init__(self, access: MlflowAccess, *, page: int = 200, answer_bytes: int = ANSWER_BYTES) -> None:
         self._access, self._page, self._answer_bytes = access, page, answer_bytes
@@ -65,24 +65,24 @@ class MlflowApi:
             raise ValueError(msg)
         verify: ssl.SSLContext | bool = True if access.ca is None else ssl.create_default_context(cafile=access.ca)
         timeout = httpx.Timeout(access.call_s, connect=min(CONNECT_S, access.call_s))
-        plain = {"accept-encoding": "identity"}  # a few compressed bytes could become gigabytes
+        plain = {"accept-encoding": "identity"}  # against decompression bombs
         self._client = httpx.AsyncClient(follow_redirects=False, timeout=timeout, verify=verify, headers=plain)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the HTTP connections."""
         await self._client.aclose()
 
     async def get(self, path: str, **query: str | int) -> dict[str, Any]:
-        """Return the answer of a GET of an API path, `registered-models/get`.
+        """Return the answer to a GET of an API path, such as `registered-models/get`.
 
         Raises:
-            MlflowError: It does not answer as MLflow does.
-            MlflowRefusalError: It refuses this request.
+            MlflowError: There is no valid answer.
+            MlflowRefusalError: MLflow refuses the request.
         """
         return await self._json("GET", path, params=query)
 
     async def find(self, path: str, **query: str | int) -> dict[str, Any] | None:
-        """Return the answer of a GET; None if MLflow says that there is no such thing."""
+        """Return the answer to a GET; None if the resource does not exist."""
         try:
             return await self.get(path, **query)
         except MlflowRefusalError as refusal:
@@ -91,11 +91,11 @@ class MlflowApi:
             raise
 
     async def send(self, method: str, path: str, **fields: Any) -> dict[str, Any]:
-        """Return the answer of a POST, PATCH or DELETE with JSON fields."""
+        """Return the answer to a POST, PATCH or DELETE with JSON fields."""
         return await self._json(method, path, content=json.dumps(fields), headers={"content-type": "application/json"})
 
     async def pages(self, path: str, field: str, **query: str | int) -> AsyncIterator[dict[str, Any]]:
-        """Return every item of a list that MLflow returns in pages."""
+        """Yield all items of a paged list."""
         token, seen = "", set[str]()
         while True:
             answer = await self.get(path, max_results=self._page, **({"page_token": token} if token else {}), **query)
@@ -143,7 +143,7 @@ class MlflowApi:
         return b"".join(parts)
 
     def _refuse(self, response: httpx.Response, body: bytes) -> None:
-        """Raise the error of an answer other than 200."""
+        """Raise the error for a status other than 200."""
         status, where = response.status_code, f"{self._base}{_path_of(str(response.request.url.copy_with(query=None)))}"
         if 300 <= status < 400:
             raise MlflowError(f"{where} redirects ({status}), which is refused; set the address that it redirects to.")
@@ -183,7 +183,7 @@ class _Bearer(httpx.Auth):
 
 @dataclass
 class _Explained:
-    """Raises errors of the HTTP library as ours; their own texts stay out where they may hold parts of a request."""
+    """Converts HTTP library errors to `MlflowError`, without their messages, which may contain parts of requests."""
 
     base: str
 
@@ -202,7 +202,7 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 
 
 def tags_of(item: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags, parameters or metrics of an answer by key."""
+    """Return an answer's tags by key."""
     return {str(tag.get("key", "")): str(tag.get("value", "")) for tag in _objects(item.get("tags"))}
 
 
@@ -211,5 +211,5 @@ def _path_of(url: str) -> str:
 
 
 def _start(body: bytes) -> str:
-    """Return the beginning of an unexpected answer, for an error message."""
+    """Return the start of an unexpected answer, for error messages."""
     return repr(body[:80].decode(errors="replace"))

@@ -1,4 +1,4 @@
-"""Registered versions in the object store."""
+"""Registered versions and their weights in the object store."""
 
 import asyncio
 import re
@@ -24,18 +24,18 @@ _OF_VERSION = re.compile(r"(?P<version>[1-9][0-9]{0,8})/(?P<rest>.+)", re.ASCII)
 
 
 class StoredVersions:
-    """The versions in a store (implements `ports.Versions`)."""
+    """Registered versions in the store (implements `ports.Versions`)."""
 
     def __init__(self, store: Store, trust: Trust) -> None:
         self._store, self._trust = store, trust
 
     async def models(self) -> list[ModelName]:
-        """Return the models that have a registered version."""
+        """Return the models with registered versions."""
         names = (folder.removeprefix(_ROOT) for folder in await asyncio.to_thread(self._store.folders, _ROOT))
         return sorted(name for name in names if _MODEL.fullmatch(name))
 
     async def states(self, model: ModelName) -> dict[int, str]:
-        """Return the fingerprint of each registered version: objects are only ever added to a version."""
+        """Return each registered version's fingerprint; versions only ever gain objects."""
         prefix = f"{_ROOT}{model}/"
         objects: dict[int, list[str]] = defaultdict(list)
         for key in await asyncio.to_thread(self._store.keys, prefix):
@@ -45,7 +45,7 @@ class StoredVersions:
         return {version: fingerprint(keys) for version, keys in objects.items() if "manifest.json" in keys}
 
     async def source(self, model: ModelName, version: int) -> str | None:
-        """Return the URI of a version's merged model; None if its manifest cannot be read."""
+        """Return the URI of a version's merged model; None if its manifest is unreadable."""
         data = await asyncio.to_thread(self._store.find, f"{_ROOT}{model}/{version}/manifest.json")
         try:
             return None if data is None else VersionManifest.model_validate_json(data).merged.uri
@@ -62,15 +62,15 @@ class StoredVersions:
 
 
 class StoredWeights:
-    """The weights of versions in a store (implements `ports.Weights`)."""
+    """Weights of versions in the store (implements `ports.Weights`)."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def files(self, history: VersionHistory, *, merged: bool) -> StoredFiles:
-        """Return the published files, or the files of the merged model."""
+        """Return the published weights files, or the merged model's."""
         ref = history.manifest.merged if merged else history.manifest.weights.ref
-        if scheme_of(ref.uri) is not None:  # brought into the store by the merger, under their digest
+        if scheme_of(ref.uri) is not None:  # external weights, which the merger copied under their digest
             ref = self._store.ref_to(manifest_key("folder", ref.digest, SOURCES))
         kind = MergedManifest if merged else FolderManifest
         data = self._store.get(ref)
@@ -81,5 +81,5 @@ class StoredWeights:
         return StoredFiles(ref.digest, files, self._store.prefix_of(ref))
 
     def fetch(self, files: StoredFiles, into: Path) -> None:
-        """Download the files into a folder, each verified."""
+        """Download files into a folder and verify each."""
         self._store.fetch_files(files.files, into, files.prefix)

@@ -1,4 +1,4 @@
-"""Versions as artifacts of Weights & Biases, logged by its own client in a child process of another environment."""
+"""Mirrors versions as Weights & Biases artifacts, logged by W&B's client in another environment's child process."""
 
 import asyncio
 import json
@@ -24,15 +24,15 @@ _NOTES = "mirrored.json"
 
 @dataclass(frozen=True)
 class WandbAccess:
-    """Where artifacts are logged.
+    """Settings for logging artifacts.
 
     Attributes:
-        python: The interpreter of the environment that has `wandb`.
-        project: The project, and the entity before a slash if there is one.
-        offline: Whether runs are only written to `folder`, for `wandb sync`.
-        url: Address of a server; None for W&B's own.
+        python: Interpreter of an environment with `wandb`.
+        project: `PROJECT` or `ENTITY/PROJECT`.
+        offline: Whether runs are only written to disk, for `wandb sync`.
+        url: URL of a W&B server; None for W&B's own.
         key_file: File with the API key; read for each artifact.
-        call_s: Most seconds of one artifact.
+        call_s: Timeout in seconds of W&B's initialisation and upload.
     """
 
     python: Path
@@ -46,8 +46,8 @@ class WandbAccess:
 class WandbRegistry:
     """Logs each version as a W&B artifact with the alias `slipway-v<n>` (implements `ports.Registry`).
 
-    A local file lists the logged versions, because an offline run cannot query the server. A lost entry costs little:
-    W&B makes no new version of an artifact with the same content.
+    A local file lists logged versions, because offline runs cannot query the server. Losing it costs little: W&B
+    creates no new version for equal content.
     """
 
     name = "wandb"
@@ -57,14 +57,14 @@ class WandbRegistry:
         self._lock = asyncio.Lock()
 
     async def mirrored(self, model: ModelName) -> list[Mirrored]:
-        """Return the versions of a model that the local file lists as logged."""
+        """Return a model's versions in the local list."""
         noted = self._read().get(model, {})
         return [Mirrored(int(number), state, _alias(number)) for number, state in noted.items()]
 
     async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
-        """Log an artifact with the metadata of a version, its model card and its manifest."""
+        """Log an artifact with a version's metadata, model card and manifest."""
         manifest = history.manifest
-        async with self._lock:  # one child at a time: each takes a hundred megabytes
+        async with self._lock:  # one child at a time, because each takes a hundred megabytes
             await self._run(self._order(history))
             notes = self._read()
             notes.setdefault(manifest.model, {})[str(manifest.version)] = fingerprint
@@ -74,7 +74,7 @@ class WandbRegistry:
         return Mirrored(manifest.version, fingerprint, _alias(manifest.version))
 
     async def point(self, model: ModelName, aliases: Mapping[Alias, Mirrored]) -> None:
-        """Do nothing: a run that is offline cannot move an alias."""
+        """Do nothing, because offline runs cannot move aliases."""
 
     def _order(self, history: VersionHistory) -> dict[str, Any]:
         entity, _, project = self._access.project.rpartition("/")
@@ -92,7 +92,7 @@ class WandbRegistry:
         }
 
     async def _run(self, order: Mapping[str, Any]) -> None:
-        """Run the child; raise Unavailable if it fails or takes too long. Its output is in a file."""
+        """Run the child with output to a log file; raise Unavailable if it fails or exceeds its time limit."""
         self._folder.mkdir(parents=True, exist_ok=True)
         command = child_command([str(self._access.python), "-I", str(WORKER)])
         with (self._folder / "worker.log").open("wb") as log:

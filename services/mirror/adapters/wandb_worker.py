@@ -1,6 +1,6 @@
-"""Logs one artifact of W&B; run by the interpreter of W&B's own environment: a JSON object on standard input.
+"""Logs one W&B artifact, described by JSON on standard input; runs in W&B's own environment.
 
-It imports nothing of Slipway: that environment has only what W&B needs.
+It imports nothing of Slipway, because that environment has only W&B.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def log(wandb: Any, order: dict[str, Any]) -> None:
-    """Log the artifact that an order describes, and wait until W&B has it, or until its files are on disk offline."""
+    """Log the artifact and wait until W&B has it; offline, until its files are on disk."""
     settings = wandb.Settings(
         console="off",
         silent=True,

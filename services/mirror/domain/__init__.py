@@ -1,1 +1,1 @@
-"""Pure decisions of the mirror: the desired content of a registry, and its difference from the present one."""
+"""The mirror's pure decisions: desired registry content, differences, and schedules."""

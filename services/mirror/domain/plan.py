@@ -1,4 +1,4 @@
-"""The missing versions of a model in a registry, and the targets of its aliases."""
+"""The versions that a registry lacks, and the targets of its aliases."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from contracts.routes import Route, RouteRole
 from contracts.vocabulary import digest_of_json
 
 FORMAT: Final = 1
-"""Raise it with every change of what a registry is given: all versions are then written again, once."""
+"""Increase it when mirrored content changes form; all versions are then rewritten once."""
 Alias = Literal["champion", "candidate", "previous"]
 ALIASES: Final[Mapping[Alias, RouteRole]] = MappingProxyType(
     {"champion": "active", "candidate": "canary", "previous": "previous"}
 )
-"""Each alias with the role in the route whose version has it."""
+"""Each alias with the route role of its version."""
 
 
 @dataclass(frozen=True)
 class Mirrored:
-    """A version as a registry has it.
+    """A version's copy in a registry.
 
     Attributes:
-        version: Slipway's number.
-        fingerprint: What it was made from, as `fingerprint` returns it; empty if the registry's copy was changed since.
-        name_there: The registry's own name: MLflow assigns numbers itself.
-        source: Where the registry says that the files are; None for a registry that holds them itself.
+        version: Slipway's version number.
+        fingerprint: Fingerprint of the state it was made from; empty if the copy was edited.
+        name_there: The registry's own name, such as MLflow's version number.
+        source: URI of the files according to the registry; None if the registry holds them.
     """
 
     version: int
@@ -35,19 +35,19 @@ class Mirrored:
 
 
 def fingerprint(keys: Iterable[str]) -> str:
-    """Return the identity of a version's state: its objects, which never change."""
+    """Return the fingerprint of a version's state: the keys of its immutable objects."""
     return digest_of_json([FORMAT, *sorted(keys)])
 
 
 def choose_copies(mirrored: Iterable[Mirrored], sources: Mapping[int, str | None]) -> dict[int, Mirrored]:
-    """Return a registry's copy of each version: of several, the first.
+    """Return a registry's copy of each version, the first if there are several.
 
-    An entry with a source counts only if its source is that of the version: everyone who may write to the registry
-    can give an entry the version's tags, and aliases would name the files of that entry.
+    An entry with a source counts only if it is the version's own: anyone with write access could copy the tags, and
+    aliases would then point at foreign files.
 
     Args:
-        mirrored: What the registry has.
-        sources: Where the files of each version are.
+        mirrored: The registry's entries.
+        sources: URI of each version's files.
     """
     copies: dict[int, Mirrored] = {}
     for mirrored_version in mirrored:
@@ -57,21 +57,20 @@ def choose_copies(mirrored: Iterable[Mirrored], sources: Mapping[int, str | None
 
 
 def plan_writes(stored: Mapping[int, str], mirrored: Iterable[Mirrored]) -> list[int]:
-    """Return the versions that a registry lacks or has in an older state, ascending.
+    """Return the versions missing or outdated in a registry, ascending.
 
     Args:
         stored: Fingerprints by version.
-        mirrored: What the registry has.
+        mirrored: The registry's copies.
     """
     known = {mirrored_version.version: mirrored_version.fingerprint for mirrored_version in mirrored}
     return sorted(version for version, state in stored.items() if known.get(version) != state)
 
 
 def plan_aliases(route: Route | None) -> dict[Alias, int]:
-    """Return the version of each alias: champion serves, candidate takes a share, previous takes over in a rollback.
+    """Return the version of each alias: champion serves, candidate is the canary, previous is for rollbacks.
 
-    An alias that no registered version has is left out; the base model (version 0) is none. A canary that was aborted
-    is no candidate any more.
+    Aliases without a registered version are omitted; the base model (version 0) gets none.
     """
     if route is None:
         return {}

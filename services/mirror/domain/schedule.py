@@ -1,4 +1,4 @@
-"""When which model is compared with a registry: after changes, and after failures with growing waits."""
+"""Schedule of a registry's comparisons: after changes, and after failures with growing waits."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Final
 from decisions.backoff import backoff_s
 
 AGAIN_S: Final = (0.0, 5.0, 30.0)
-"""Seconds after a change at which a model is compared: the registry appends its records to a version after the fact."""
+"""Seconds after a change when a model is compared; the registry service adds records after the fact."""
 
 
 @dataclass
@@ -15,9 +15,9 @@ class Schedule:
     """The schedule of one registry.
 
     Attributes:
-        first_s: Seconds to wait after a first failure; they double with each further one.
-        longest_s: Most seconds to wait.
-        jitter: Returns 0 to 1; up to a quarter of a wait is added, so that several installations do not try together.
+        first_s: Wait after a first failure in seconds; it doubles with each further failure.
+        longest_s: Longest wait in seconds.
+        jitter: Returns 0 to 1; adds up to a quarter of a wait, so that installations do not retry together.
     """
 
     first_s: float
@@ -30,27 +30,27 @@ class Schedule:
 
     @property
     def behind(self) -> int:
-        """Number of models that failed last, or wait for their first comparison."""
+        """Number of models that failed last or wait for their first comparison."""
         return len(self._failures.keys() | {model for model, times in self._due.items() if len(times) == len(AGAIN_S)})
 
     def note_changed(self, models: Iterable[str], now: float) -> None:
-        """Schedule a comparison of models now, and further ones when their records are complete."""
+        """Schedule comparisons of models now, and later when their records are complete."""
         for model in models:
             self._due[model] = [now + later for later in AGAIN_S]
 
     def forget(self, models: Iterable[str]) -> None:
-        """Remove models from the schedule that are no longer mirrored."""
+        """Remove models that are no longer mirrored."""
         for model in models:
             self._due.pop(model, None)
             self._failures.pop(model, None)
 
     @property
     def known(self) -> set[str]:
-        """The models that are to be compared, or failed."""
+        """Models that failed or are scheduled."""
         return self._due.keys() | self._failures.keys()
 
     def due(self, now: float) -> list[str]:
-        """Return the models to compare with the registry now: at most one after an outage, none before the retry."""
+        """Return the models to compare now: only one after an outage, none before its retry time."""
         if now < self._not_before:
             return []
         due = sorted((times[0], model) for model, times in self._due.items() if times and times[0] <= now)
@@ -58,7 +58,7 @@ class Schedule:
         return models[:1] if self._outages else models
 
     def begin(self, model: str, now: float) -> bool:
-        """Begin the comparison of a model; return False if the registry failed since the model was listed."""
+        """Begin a model's comparison; return False if the registry failed after the model was listed."""
         if now < self._not_before:
             return False
         times = self._due.get(model, [])
@@ -66,14 +66,14 @@ class Schedule:
         return True
 
     def note_done(self, model: str) -> None:
-        """Note that a model is up to date, and so that its registry answers."""
+        """Record that a model is up to date, and that its registry answers."""
         self._outages, self._not_before = 0, 0.0
         self._failures.pop(model, None)
         if not self._due.get(model):
             self._due.pop(model, None)
 
     def note_failed(self, model: str, now: float, *, whole: bool) -> None:
-        """Schedule another comparison of a model after a wait; if the whole registry failed, all others wait, too."""
+        """Schedule a retry after a wait; `whole` means that the registry failed, so that all its models wait."""
         failures = self._failures[model] = self._failures.get(model, 0) + 1
         if whole:
             self._outages += 1

@@ -1,4 +1,4 @@
-"""The description of a version in a registry: a few lines of Markdown, from which people come to the rest."""
+"""A version's description in a registry: a few lines of Markdown with commands for more."""
 
 from typing import Final
 
@@ -6,11 +6,11 @@ from decisions.releases.model_cards import inline
 from decisions.releases.version_history import VersionHistory
 
 CHARS: Final = 4000
-"""MLflow keeps 5,000 characters of a description in most databases."""
+"""Most characters of a description; most of MLflow's databases keep 5,000."""
 
 
 def summarise(history: VersionHistory) -> str:
-    """Return the summary of a version: its lineage, its measurements, and how to verify it."""
+    """Summarise a version: lineage, measurements, and commands to verify it."""
     manifest = history.manifest
     registered = f"{manifest.registered_at:%Y-%m-%d %H:%M} UTC"
     lines = [

@@ -1,4 +1,4 @@
-"""The tags of a version in a registry: lineage, evaluations, measurements, deployments, digests."""
+"""A version's tags in a registry: lineage, evaluations, measurements, deployments, digests."""
 
 import json
 import re
@@ -11,17 +11,17 @@ from decisions.releases.version_history import VersionHistory
 
 PREFIX: Final = "slipway."
 VALUE_CHARS: Final = 5000
-"""MLflow's limit of a tag's value; longer ones end with an ellipsis."""
+"""MLflow's limit for tag values; longer ones end with an ellipsis."""
 KEY_CHARS: Final = 250
 _MOST_DEPLOYMENTS = 20
 _UNSAFE = re.compile(r"[^A-Za-z0-9_. -]")
 
 
 def version_tags(history: VersionHistory) -> dict[str, str]:
-    """Return the tags of a version by name, each name and value within MLflow's limits.
+    """Return a version's tags, with names and values within MLflow's limits.
 
-    Names from outside (hyperparameters, evaluations) keep letters, digits and `_. -`; others become `_`, with the
-    beginning of a digest so that two names stay two.
+    External names (hyperparameters, evaluations) keep letters, digits and `_. -`. Other characters become `_`, and part
+    of a digest keeps names distinct.
     """
     tags: dict[str, str] = {}
     for parts in (_identity, _training, _measured, _deployed):
@@ -104,7 +104,7 @@ def _deployed(history: VersionHistory) -> Iterator[tuple[str, Any]]:
 
 
 def _named(kind: str, name: str) -> str:
-    """Return a tag's name with a part from outside, which is made safe, and unlike any other."""
+    """Return a tag name with an external part, made safe and unique."""
     longest = KEY_CHARS - len(PREFIX) - len(kind) - 1
     safe = _UNSAFE.sub("_", name)
     if safe != name or len(safe) > longest or not safe.strip(" ."):
@@ -115,5 +115,5 @@ def _named(kind: str, name: str) -> str:
 
 def _value(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = text.encode(errors="replace").decode() or '""'  # MLflow takes an empty value for none
+    text = text.encode(errors="replace").decode() or '""'  # MLflow treats an empty value as missing
     return text if len(text) <= VALUE_CHARS else text[: VALUE_CHARS - 1] + "…"
