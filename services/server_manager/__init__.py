@@ -1,1 +1,1 @@
-"""Makes Triton match the desired state."""
+"""Reconciles engines with routes and orders."""

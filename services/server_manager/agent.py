@@ -1,4 +1,4 @@
-"""Starts the agent beside one Triton: the only program that has the key of its model control."""
+"""Starts the agent beside one Triton: the only program with Triton's model-control key."""
 
 import asyncio
 import contextlib
@@ -22,11 +22,11 @@ from shared.runtime.settings import read_settings
 from shared.runtime.telemetry import configure_logging
 
 STOP_S = 5.0
-"""How long the calls in flight may take when the agent is stopped; Triton continues with what it was asked."""
+"""Seconds for calls in flight when the agent stops; Triton still completes their requests."""
 
 
 class HealthServer(uvicorn.Server):
-    """Answers `/healthz`, and `/readyz` by asking Triton whether it lives."""
+    """Answers `/healthz`, and `/readyz` by Triton's liveness."""
 
     def __init__(self, settings: AgentSettings, alive: Callable[[], Awaitable[bool]]) -> None:
         self._alive = alive
@@ -45,7 +45,7 @@ class HealthServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `run`."""
+        """Install no signal handlers: `run` handles signals."""
         yield
 
     async def _answer(self, scope: Any, _receive: Any, send: Any) -> None:
@@ -60,7 +60,7 @@ class HealthServer(uvicorn.Server):
 
 
 async def run(settings: AgentSettings) -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or SIGINT."""
     agent = Agent(
         settings.triton_grpc,
         settings.admin_key.get_secret_value(),
@@ -83,7 +83,7 @@ async def run(settings: AgentSettings) -> None:
 
 
 def main() -> None:
-    """Run the agent."""
+    """Read the settings and run the agent."""
     finish_imports()
     settings = read_settings(AgentSettings)
     configure_logging("agent")
@@ -91,7 +91,7 @@ def main() -> None:
         sys.exit("agent: TRITON_AGENT_ADMIN_KEY is not set: choose one, and give it to Triton and to nothing else.")
     try:
         asyncio.run(run(settings))
-    except (ValueError, OSError, RuntimeError) as error:  # the last one is gRPC's, for a port that is taken
+    except (ValueError, OSError, RuntimeError) as error:  # gRPC raises RuntimeError for a port in use
         sys.exit(f"agent: {error}")
 
 

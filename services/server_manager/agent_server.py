@@ -1,4 +1,4 @@
-"""Passes repository calls on to one Triton, for server-manager alone, and none of a superseded term."""
+"""Forwards repository calls to one Triton, if server-manager signed them and their term is not superseded."""
 
 import asyncio
 import secrets
@@ -27,21 +27,21 @@ from shared.serving.channels import CHANNEL_OPTIONS
 
 READS: Final = METHODS["RepositoryIndex"]
 BUSY_S: Final = 2.0
-"""How long a load or unload waits for another one; then its caller is told, and asks again."""
+"""Seconds that a load or unload waits for another one, before it is refused as UNAVAILABLE."""
 ANSWER_S: Final = 0.5
-"""What is left of a caller's time limit when the engine has not answered: for saying so."""
+"""Seconds of a caller's time limit reserved for reporting the engine's timeout."""
 LOG_EVERY_S: Final = 5.0
-"""Least time between two log lines about requests that are not server-manager's: they must not fill a disk."""
+"""Least seconds between log lines about unauthenticated requests, which must not fill the disk."""
 UNLIMITED_S: Final = 600.0
-"""The time limit of a call that has none; a caller's own is kept, because a large model may load for longer."""
+"""Seconds for a call without a time limit; a caller's own limit may be longer, for large models."""
 SERVES: Final = b"\x08\x01"
-"""A message whose first field is true or 1: the agent serves, the engine is live."""
+"""A protobuf message with field 1 = true: the agent serves, or the engine is live."""
 GRPC_KEY: Final = "triton-grpc-protocol-admin-key"
-"""Metadata in which Triton takes the key of its model control."""
+"""Metadata name for Triton's model-control key."""
 
 
 class Refused(Exception):  # noqa: N818 - an answer to the caller
-    """An answer in place of the engine's."""
+    """The agent refuses a call; gRPC status, reason and trailing metadata for the caller."""
 
     def __init__(self, status: grpc.StatusCode, reason: str, *metadata: tuple[str, str]) -> None:
         super().__init__(reason)
@@ -50,10 +50,10 @@ class Refused(Exception):  # noqa: N818 - an answer to the caller
 
 
 class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The only holder of an engine's key. Loads and unloads go to the engine one at a time, from all processes.
+    """The gRPC server beside one engine: sends loads and unloads of all processes one at a time.
 
-    A higher term is on disk before anything is done under it. What was sent under the term before ends first: a call
-    of the next holder waits for it, so that nothing of an earlier holder reaches the engine later.
+    A higher term is on disk before a request under it is sent. Requests of the earlier term end first, so that none
+    reaches the engine after a request of the next holder.
     """
 
     def __init__(self, triton: str, admin_key: str, managers: Managers, term: TermFile) -> None:
@@ -74,15 +74,15 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     @property
     def highest(self) -> Leader | None:
-        """The process with the highest term."""
+        """The process with the highest stored term; None before any request."""
         return self._term.highest
 
     def service(self, handler_call_details: Any) -> Any:
-        """Return the handler of a method; None for one that is not passed on."""
+        """Return the handler of a gRPC method; None for methods that are not forwarded."""
         return self._handlers.get(handler_call_details.method)
 
     async def engine_lives(self) -> bool:
-        """Return whether the engine says that it is live."""
+        """Return whether the engine answers ServerLive within 3 s."""
         try:
             return bool(await self._live(b"", timeout=3.0) == SERVES)
         except grpc.aio.AioRpcError:
@@ -111,9 +111,9 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
         return answer
 
     def _authenticate(self, method: str, content: bytes, metadata: dict[str, Any]) -> AgentRequest:
-        """Return the request of a call; raise Refused unless server-manager signed it for this call and for no other.
+        """Return the signed request of a call; raise Refused unless server-manager signed it for exactly this call.
 
-        The instance is checked first: the refusal says which one it is, so that a caller can sign again.
+        The instance is checked first: its refusal names the current instance, so that the caller can sign again.
         """
         try:
             request = self._managers.open(metadata)
@@ -136,7 +136,7 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _admit(self, request: AgentRequest) -> None:
         """Store the term of a request if it is higher; raise Refused if it is superseded, or cannot be stored.
 
-        A caller may leave while its term is written: the write goes on, and a higher term that comes meanwhile counts.
+        The write continues if the caller disconnects; the term is compared again afterwards.
         """
         if assess_term(self._term.highest, request.leader) == "higher":
             try:
@@ -158,14 +158,14 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
         raise Refused(grpc.StatusCode.FAILED_PRECONDITION, reason, (TERM, str(highest.term)))
 
     async def _act(self, request: AgentRequest, content: bytes, left_s: float) -> bytes:
-        """Load or unload when no other load or unload is under way.
+        """Send a load or unload once no other one is in progress.
 
-        The engine continues with what was sent when the caller leaves. So does the agent: the next one waits.
+        If the caller disconnects, the engine still completes the request, and the next one waits for it.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
         async with self._alone():
-            self._refuse_superseded(request)  # a higher term may have come while this one waited
+            self._refuse_superseded(request)  # a higher term may have arrived meanwhile
             sent = asyncio.create_task(self._pass_on(request.method, content, left_s - (loop.time() - began)))
             self._sent.add(sent)
             sent.add_done_callback(self._end_act)
@@ -173,7 +173,7 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        """Take the turn of a load or unload, which `_end_act` gives back; raise Refused if another one takes long."""
+        """Acquire the lock that `_end_act` releases; raise Refused after waiting `BUSY_S`."""
         try:
             async with asyncio.timeout(BUSY_S):
                 await self._acting.acquire()
@@ -190,7 +190,7 @@ class Agent(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._sent.discard(sent)
         self._acting.release()
         if not sent.cancelled():
-            sent.exception()  # retrieved here as well, for a caller that has left
+            sent.exception()  # retrieved here if the caller has left
 
     async def _pass_on(self, method: str, content: bytes, left_s: float) -> bytes:
         answer: bytes = await self._calls[method](content, timeout=max(left_s - ANSWER_S, 0.0), metadata=self._admin)

@@ -1,4 +1,4 @@
-"""Answers orders and raises alerts: each answer is written with the edit after which it is no longer due."""
+"""Carries out decided answers and alerts; one record edit stores the fact and completes the order."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -49,7 +49,7 @@ SEVERITY: dict[FleetAlert, Severity] = {"engine": "critical", "standby": "warnin
 
 
 class Answers:
-    """Executes the results of `decide_answers` and `plan_alerts`; after a crash each is due again, but not repeated."""
+    """Executes the results of `decide_answers` and `plan_alerts`; repeating one after a crash has no further effect."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Answers:
         self._held = held
         self._homes = homes
         self._edited: set[str] = set()
-        """Orders whose route was edited, and whose answer was not written yet."""
+        """Ids of orders after the edit of the route and before the write of the answer."""
 
     async def carry_out(self, answer: Answer) -> None:
         """Carry out one answer."""
@@ -95,9 +95,9 @@ class Answers:
     async def settle_failure(
         self, answer: Answer, error: Exception, waited_s: Mapping[str, float]
     ) -> FailLease | RefuseOrder | None:
-        """Return how to refuse an order whose answer failed permanently, or until its deadline; None if it waits.
+        """Return the refusal of an order if its answer failed permanently or until its deadline; None to try again.
 
-        An order that moved traffic is never refused. Raise what fails for all orders.
+        An order that moved traffic is never refused. Raises errors that concern all orders, such as a silent bus.
         """
         known = translate(error) or Transient("internal_error", f"{type(error).__name__}: {error}.")
         if isinstance(known, Transient) and known.code not in RECORD_FAILURES:
@@ -121,15 +121,15 @@ class Answers:
         return RefuseOrder(answer.order, known.code, known.reason)
 
     async def _moved_traffic(self, order_id: str, model: str) -> bool:
-        """Return whether an order has made the route, as the route is now; True if that cannot be known."""
+        """Return whether an order made the last edit of the route; True if the route is unreadable."""
         listing = await self._routes.all()
         route = listing.routes.get(model)
         made_route = route is not None and route.last_edit_id == order_id
         return order_id in self._edited or made_route or model in listing.unreadable
 
     async def move(self, move: Move) -> None:
-        """Write other endpoints of a target into its route; what it serves stays the same."""
-        # Those of attached servers are addresses already.
+        """Replace the endpoints of a target in its route, and publish the change."""
+        # Attached servers are given by address already.
         endpoints = tuple(self._engines[name].endpoint if name in self._engines else name for name in move.endpoints)
         edit = await self._routes.edit(
             move.model,
@@ -145,7 +145,7 @@ class Answers:
             await self.publish_move(edit.route)
 
     async def publish_move(self, route: Route) -> None:
-        """Publish a route that a move has changed, once."""
+        """Publish the route after a move, at most once."""
         now, cause_id = self._clock.now(), route.cause_id
         changed = DeploymentChanged(route=route, cause="restore", at=now)
         entry = outbox_entry(
@@ -154,7 +154,7 @@ class Answers:
         await self._write(lambda record: staging.note_move(record, route.model, cause_id), entry)
 
     async def publish_verdict(self, verdict: SuspensionJudged) -> None:
-        """Publish that a suspended target does not load again, once for each suspension."""
+        """Publish that a suspended target fails to load, at most once per suspension."""
         model, verdict_id = verdict.target.model, f"unloadable-{verdict.target}-{verdict.since.isoformat()}"
         now = self._clock.now()
         entry = outbox_entry(
@@ -163,7 +163,7 @@ class Answers:
         await self._write(lambda record: staging.note_verdict(record, verdict_id), entry)
 
     async def change_alert(self, change: AlertChange) -> None:
-        """Raise or resolve an alert."""
+        """Raise or resolve an alert in the record, and publish it."""
         alert = change.alert
         about = PlainAlert(alert.alert_id, alert.kind, SEVERITY[alert.kind], alert.target, alert.raised_at)
         entry = about.entry(change.kind, change.message, self._clock.now())
@@ -171,7 +171,7 @@ class Answers:
         await self._write(lambda record: edit(record, alert), entry)
 
     async def _write(self, edit: Callable[[Servers], Servers], entry: OutboxEntry) -> None:
-        """Edit the record and put a fact into its outbox; neither, where the edit changes nothing any more."""
+        """Edit the record and put a fact into its outbox; neither if the edit changes nothing."""
         await self._state.write(lambda record: staging.publish_if_changed(record, edit(record), entry))
 
     async def _fail_lease(self, answer: FailLease) -> None:
@@ -207,10 +207,10 @@ class Answers:
         await self._write(lambda record: staging.drop_order(record, event.id), self._entry(refused, event))
 
     async def _apply(self, answer: ApplyOrder) -> None:
-        """Edit the route, then remove the order and publish the route; killed in between, it only publishes again.
+        """Edit the route, then remove the order and publish the route; after a crash in between, only publish.
 
-        An order whose release has ended meanwhile edits nothing. If it ends just before the edit, the order stays, so
-        that the canary or the shadow is ended.
+        If the release has ended, nothing is edited. If it ends just before the edit, the order stays in the record, so
+        that `decide_outlived` ends the canary or shadow.
         """
         event = answer.order.event
         request = event.data
@@ -249,7 +249,7 @@ class Answers:
         self._edited.discard(event.id)
 
     async def _is_current(self, order: TrafficOrder) -> bool:
-        """Return whether an order is still to be answered, and its release goes on or ended after its edit."""
+        """Return whether an order is unanswered, and its release had not ended before the order's edit."""
         record, event = await self._state.read(), order.event
         if all(known.order_id != order.order_id for known in record.orders):
             return False
@@ -257,7 +257,7 @@ class Answers:
         return not has_ended or await self._moved_traffic(order.order_id, event.subject)
 
     async def _end_trial(self, answer: EndTrial) -> None:
-        """End what an order of an ended release began, then remove the order and publish the route."""
+        """End the canary or shadow that an order of an ended release began; remove the order, publish the route."""
         event = answer.order.event
         target = event.data.target.target
         edit = await self._routes.edit(
@@ -293,7 +293,7 @@ class Answers:
         )
 
     def _entry(self, fact: Fact, event: Event[Any]) -> OutboxEntry:
-        """Return the answer to an event; its id follows from the event, so a second answer is a duplicate."""
+        """Return the outbox entry that answers an event; its id derives from the event, so a repeat is a duplicate."""
         return outbox_entry(
             fact,
             model=event.subject,
@@ -305,7 +305,7 @@ class Answers:
 
 
 def _keep_endpoints(route: Route, served: ServedTarget) -> ServedTarget:
-    """Return a target with the endpoints that the route names for it already, if the one of the new order is one."""
+    """Return a target with its endpoints in the route, if they include the endpoint of the order."""
     known = next((candidate for candidate in production_of(route) if candidate.target == served.target), None)
     if known is None or served.endpoints[0] not in known.endpoints:
         return served
@@ -313,7 +313,7 @@ def _keep_endpoints(route: Route, served: ServedTarget) -> ServedTarget:
 
 
 def _ordered(request: TrafficRequested) -> Literal["shadow", "canary", "promote"]:
-    """Return the change of a route that a traffic order asks for."""
+    """Return the kind of change that a traffic order requests."""
     if request.weight_ratio == 0.0:
         return "shadow"
     return "canary" if request.weight_ratio < 1.0 else "promote"

@@ -1,4 +1,4 @@
-"""Subscribes the handlers: each writes a fact's request into the record, and wakes the loop that executes it."""
+"""Event handlers: each writes an order into the fleet's record, and wakes the reconcile loop that executes it."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -48,12 +48,10 @@ def build(
     settings: ServerManagerSettings,
     clock: Clock,
 ) -> Manager:
-    """Subscribe the handlers; return the manager, whose `run` must run beside them.
+    """Subscribe the handlers; return the manager, to be run beside them (`Manager.run`).
 
-    `hardware` is what the fleet computes on, declared or detected.
-
-    Waiting lives in the record, not in unacknowledged messages: a fact is acknowledged as soon as its order is
-    written.
+    Orders wait in the record, not in unacknowledged messages: an event is acknowledged once its order is written.
+    `hardware` is the fleet's, declared or detected.
     """
     limits = replace(settings.limits, hardware=hardware, attached=attached.names)
     manager = Manager(
@@ -109,7 +107,7 @@ def build(
 
 
 def refuse_variants(opened: ReleaseOpened, hardware: Hardware, runtimes: Collection[str]) -> list[Emit]:
-    """Return a failure for each requested variant that the fleet cannot serve, before any work on it begins."""
+    """Return a failure for each requested variant that the fleet's hardware or runtimes cannot serve."""
     missing = why_no_runtime(opened.serving, runtimes)
     emits = []
     for variant in dict.fromkeys(opened.variants):

@@ -1,4 +1,4 @@
-"""The models that are released into attached servers, and these servers among the engines of the fleet."""
+"""Models served by attached servers: one engine of the fleet for each."""
 
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import datetime
@@ -14,18 +14,18 @@ from services.server_manager.domain.runtimes import is_given_up
 from services.server_manager.ports import AttachedGroups, Attachments, Engine, Groups
 
 NAME = "attached:"
-"""How the name of an attached model's engine begins, before the model."""
+"""Prefix of an attached model's engine name; the model follows."""
 
 
 class AttachedModels:
-    """Follows the attachment records: each attached model has a separate engine that holds no other model."""
+    """Follows the attachment records, and keeps a separate engine for each attached model."""
 
     def __init__(
         self, engines: MutableMapping[str, Engine], records: Attachments, make: Callable[[str], AttachedGroups]
     ) -> None:
-        """Set the fleet's engines, to which engines of attached models are added, and the factory of the latter."""
+        """Set the fleet's engines, to be extended; the attachment records; and the factory of engines."""
         self.names: dict[str, str] = {}
-        """The name of each attached model's engine."""
+        """Engine names by attached model."""
         self._engines = engines
         self._records = records
         self._make = make
@@ -34,7 +34,7 @@ class AttachedModels:
     async def follow(self, routes: Mapping[str, Route]) -> None:
         """Apply the current records; raise Transient if the bus does not answer.
 
-        A record that is missing is no order: what a route names on attached servers stays there.
+        If a record is missing, attached servers named by a route still serve it.
         """
         named, records = _named(routes), await self._records.all()
         read = {model: record for model, record in records.items() if record is not None}
@@ -43,7 +43,7 @@ class AttachedModels:
         for model in groups.keys() - self._made.keys():
             self._made[model] = self._engines[NAME + model] = self._make(model)
         for model, engine in self._made.items():
-            engine.groups = groups.get(model, {})  # of one that was detached it holds nothing
+            engine.groups = groups.get(model, {})  # empty for a detached model
             engine.in_routes = named.get(model, {})
             folder = read[model].adapters if model in read else None
             engine.adapters = Path(folder) if folder is not None else None
@@ -51,21 +51,21 @@ class AttachedModels:
         self.names.update({model: NAME + model for model in groups})
 
     async def has(self, model: str) -> bool:
-        """Return whether a model is attached; also in a process that does not lead, and so follows nothing."""
+        """Return whether a model is attached; works without `follow`, in processes that do not lead."""
         return model in self.names or model in await self._records.all()
 
     def lacks(self, deployable: Deployable) -> bool:
-        """Return whether a target is to be served by attached servers, and no group of them serves it."""
+        """Return whether a target's model is attached, and no group of its servers lists the target."""
         name = self.names.get(deployable.target.model)
         return name is not None and not self._made[deployable.target.model].may_have(str(deployable.target))
 
     def addresses(self, deployable: Deployable) -> tuple[str, ...]:
-        """Return the attached servers that serve a target; none for a model that is not attached."""
+        """Return the addresses of attached servers that serve a target; empty for other models."""
         engine = self._made.get(deployable.target.model) if deployable.target.model in self.names else None
         return engine.addresses(str(deployable.target)) if engine is not None else ()
 
     def describe(self, held: Mapping[str, Held], now: datetime) -> tuple[FleetRuntime, ...]:
-        """Return every replica as others may see it, with the targets that it lists, or cannot load for its route."""
+        """Return the public view of every replica: its listed targets, and routed targets that cannot be loaded."""
         return tuple(
             FleetRuntime(
                 name=f"{model}/{group}",
@@ -95,7 +95,7 @@ def _running(name: str, state: Held) -> RunningTarget:
 
 
 def _named(routes: Mapping[str, Route]) -> dict[str, Groups]:
-    """Return the attached servers that routes name, a group for each target, by model."""
+    """Return the attached servers in routes, by model; each target is a group."""
     named: dict[str, Groups] = {}
     for model, route in routes.items():
         groups = {str(served.target): served.endpoints for served in production_of(route)}

@@ -1,6 +1,6 @@
-"""Background work beside the reconcile loop: renewals of the lease, publications, checks before traffic.
+"""Background tasks of the reconcile loop: lease renewal, publishing, verification before traffic.
 
-So what is slow there delays no engine, and costs no process its lead.
+A slow bus or store there delays neither the engines nor the lease.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from shared.runtime.tasks import end_tasks
 
 RENEW_EVERY_S = 1.0
 LIMIT_S = 60.0
-"""Longer than a pass whose requests all run out of time. One that lasts longer hangs: another process leads then."""
+"""Longest renewal for one pass: a longer pass hangs, and another process should lead."""
 
 
 @contextlib.asynccontextmanager
 async def renewing(lead: KvLeadership) -> AsyncIterator[None]:
-    """Renew the lease every second until the block ends, for at most `LIMIT_S`. A lost lease is not reacquired."""
+    """Renew the lease every second during the block, for at most `LIMIT_S`; a lost lease is not reacquired."""
     task = asyncio.create_task(_renew(lead), name="renew the lease")
     try:
         yield
@@ -43,7 +43,7 @@ async def _renew(lead: KvLeadership) -> None:
 
 
 class BackgroundPublisher:
-    """Publishes the outbox of one record, one run at a time. A failed publish is due again at the next pass."""
+    """Publishes the outbox of one record, one task at a time; after a failure, the next pass retries."""
 
     def __init__(self, state: FleetState) -> None:
         self._state = state
@@ -53,7 +53,7 @@ class BackgroundPublisher:
         self._log = structlog.get_logger()
 
     def publish_soon(self) -> None:
-        """Start publishing in the background; later facts are published after it."""
+        """Start publishing in the background; a running task publishes again afterwards."""
         self._due = True
         if self._task is None:
             self._slow = False
@@ -90,16 +90,16 @@ class BackgroundPublisher:
 
 
 class TrafficProofs:
-    """Checks the target of each traffic order in the background, so that a slow store delays only that order."""
+    """Verifies the target of each traffic order in the background, so that a slow store delays only that order."""
 
     def __init__(self, artifacts: Artifacts, on_verdict: Callable[[], None]) -> None:
-        """Set the checker of artifacts, and the callback for a new verdict."""
+        """Set the verifier, and the callback for each finished verification."""
         self._artifacts = artifacts
         self._on_verdict = on_verdict
         self._checks: dict[str, asyncio.Task[Problem | None]] = {}
 
     def assess(self, answer: ApplyOrder) -> ApplyOrder | RefuseOrder | None:
-        """Return the answer if the order's target may take traffic, else a refusal; None until a check has a result."""
+        """Return the answer if the order's target may take traffic, else a refusal; None until verified."""
         order = answer.order
         check = self._checks.get(order.order_id)
         if check is None:
@@ -123,6 +123,6 @@ class TrafficProofs:
         return answer if problem is None else RefuseOrder(order, problem.code, problem.reason)
 
     def keep_only(self, order_ids: Collection[str]) -> None:
-        """Forget the checks of all other orders."""
+        """Cancel and drop the verifications of all other orders."""
         for order_id in self._checks.keys() - set(order_ids):
             self._checks.pop(order_id).cancel()

@@ -1,4 +1,4 @@
-"""Drains endpoints: answers the orders, and loads their production targets elsewhere one by one."""
+"""Drains endpoints: answers administrators' orders, and moves production targets away one by one."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -33,11 +33,11 @@ from services.server_manager.ports import Engines
 from shared.runtime.clock import Clock
 
 OVERDUE_S = 10.0
-"""How long a target that generates may wait for its route to be edited, before the drain reports that it waits."""
+"""Seconds that a ready copy may wait for the edit of its route before the drain reports a delay."""
 
 
 class Drains:
-    """The leader's work for endpoints that an administrator drains."""
+    """Drains of the leading process: pending orders, transfers and their obstacles."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class Drains:
         self._clock = clock
         self._limits = limits
         self._transfers: dict[str, Transfer] = {}
-        """The targets of drained endpoints that are being loaded elsewhere, or could not be, by name."""
+        """Transfers of targets from drained endpoints, in progress or failed, by target name."""
         self.loaded: set[Key] = set()
-        """The replicas of these that may be loaded now; the others failed a moment ago."""
+        """Replicas of transfers to load now; the others failed recently."""
         self._removed: dict[str, str] = {}
         self.waits: dict[str, str] = {}
-        """Why an endpoint is not empty yet, by its name."""
+        """Why a drained endpoint is not empty yet, by endpoint name."""
 
     async def answer_orders(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> None:
-        """Carry out or refuse each order, and publish the answer with the change; before all have listed, they wait."""
+        """Carry out or refuse each endpoint order, once every answering endpoint has listed its targets."""
         if not self._executor.known >= set(answering):
             return
         for order in record.endpoint_orders:
@@ -98,7 +98,7 @@ class Drains:
         )
 
     def note_removed(self, routes: Mapping[str, Route], removed: Collection[str]) -> None:
-        """Log the production targets on endpoints that are no longer configured, given their addresses."""
+        """Log changes of the production targets on removed endpoints; `removed` has their addresses."""
         left = find_removed(routes, removed)
         if left and left != self._removed:
             structlog.get_logger().error(
@@ -109,7 +109,7 @@ class Drains:
         self._removed = left
 
     def transferred(self, usable: Collection[str]) -> dict[str, str]:
-        """Return the endpoint of each ready copy that replaces a target on a drained endpoint, by the target's name."""
+        """Return the endpoint of each transferred target's ready copy, by target name."""
         others = self._executor.others()
         return {
             name: transfer.endpoint
@@ -126,16 +126,16 @@ class Drains:
         kept: Collection[str],
         down: Mapping[str, float],
     ) -> dict[Key, Deployable]:
-        """Return the replicas of targets on drained endpoints to load on other endpoints, and plan the next transfer.
+        """Plan the next transfer from a drained endpoint; return the replicas of all transfers.
 
-        `loaded` holds those that may be loaded now: one target at a time.
+        One target is transferred at a time; `loaded` has the replicas to load now.
 
         Args:
             record: the fleet's record.
             routes: the routes by model.
-            usable: the endpoints that answer and have listed their targets.
+            usable: endpoints that answer and have listed their targets.
             kept: targets that must not change.
-            down: the seconds for which endpoints have been silent, by name.
+            down: seconds of silence by endpoint.
         """
         drained, held, others = names_drained(record), self._executor.held(), self._executor.others()
         unusable = drained | find_lost(down, self._limits)
@@ -174,7 +174,7 @@ class Drains:
         self._note_failed_copies(drained)
 
     def _note_failed_copies(self, drained: Collection[str]) -> None:
-        """Note the obstacle for copies on drained endpoints whose replacement could not be loaded."""
+        """Record the obstacle for copies on drained endpoints if their replacement failed to load."""
         for (endpoint, name), reason in self._placement.failed().items():
             for where, of in self._executor.copies():
                 if of == name and where in drained:
@@ -188,7 +188,7 @@ class Drains:
         answering: Collection[str],
         fenced: Collection[str],
     ) -> tuple[FleetRuntime, ...]:
-        """Return every endpoint as others may see it."""
+        """Return the public view of every endpoint."""
         drained = {marked.name: marked for marked in record.drained}
         homes = {(state.endpoint, name): state for name, state in self._executor.held().items()}
         replicas, serving = homes | self._executor.others(), homes.keys() | self._placement.due(routes).keys()
@@ -210,7 +210,7 @@ class Drains:
         )
 
     def forget(self) -> None:
-        """Forget all transfers: another process leads."""
+        """Drop all transfers, because another process leads."""
         self._transfers, self.waits = {}, {}
 
 

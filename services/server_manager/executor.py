@@ -1,4 +1,4 @@
-"""Holds the current replicas of all targets, and executes actions on them."""
+"""Tracks the replicas of all targets in the leading process, and executes load, probe and unload actions."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping
@@ -25,15 +25,15 @@ from shared.errors import Permanent, SlipwayError
 from shared.runtime.clock import Clock
 
 LOAD_PROBE_S, PROBE_S = 120.0, 20.0
-"""How long a replica may take to its first token after it was loaded, and later."""
+"""Time limits of a probe (time to first token) after a load, and later."""
 WELL = frozenset({Phase.READY, Phase.UNPROVEN})
-"""Phases of a replica that may be used."""
+"""Phases of a usable replica."""
 
 
 class Executor:
     """Executes actions on engines: sequentially for one replica, concurrently for several.
 
-    A target may have several replicas. One of them is its home, by which the target is judged; the others are copies.
+    One replica of each target is its home and represents its state; the others are copies.
     """
 
     def __init__(
@@ -55,22 +55,22 @@ class Executor:
 
     @property
     def known(self) -> frozenset[str]:
-        """Return the endpoints that have listed their targets since the start or the last `stop`.
+        """Return the endpoints that have listed their targets since startup or the last `stop`.
 
-        Before that `held` lacks the endpoint's targets, and no action may begin on it.
+        On others no action may begin, because `held` lacks their targets.
         """
         return frozenset(self._known)
 
     def held(self) -> dict[str, Held]:
-        """Return every target as its home is now."""
+        """Return the state of each target's home, by target name."""
         return {name: self._show(state) for name, state in self._homes.items()}
 
     def others(self) -> dict[Key, Held]:
-        """Return the state of every replica other than the homes."""
+        """Return the state of every copy."""
         return {key: self._show(state) for key, state in self._replicas.items() if not self._is_home(state)}
 
     def copies(self) -> dict[Key, Held]:
-        """Return replicas besides the homes that endpoints hold, may hold, or load."""
+        """Return the state of every copy that is not FAILED: it may take memory."""
         return {key: held for key, held in self.others().items() if held.phase is not Phase.FAILED}
 
     def _is_home(self, state: ReplicaState) -> bool:
@@ -97,7 +97,7 @@ class Executor:
         )
 
     def note_needed(self, names: Collection[str], removable: Collection[Key] = ()) -> None:
-        """Note the needed targets and the unneeded copies; unneeded replicas are unloaded after their time."""
+        """Update since when each replica is unneeded: homes not in `names`, copies in `removable`."""
         now = self._clock.monotonic()
         for key, state in self._replicas.items():
             if state.name in names if self._is_home(state) else key not in removable:
@@ -106,20 +106,18 @@ class Executor:
                 state.unneeded = now
 
     def drop_failed(self, due: Collection[Key]) -> None:
-        """Forget the copies that could not be loaded, but for those that are to be there."""
+        """Drop failed copies that are not due."""
         for state in list(self._replicas.values()):
             if state.phase is Phase.FAILED and state.key not in due and state.work is None and not self._is_home(state):
                 self._forget(state)
 
     def note_index(self, endpoint: str, index: Mapping[str, Indexed], asked_at: float) -> None:
-        """Apply an endpoint's index. A listed target becomes READY only after a probe.
-
-        Models that are no targets are another's and stay as they are.
+        """Apply an endpoint's index. A new target is UNPROVEN until a probe; foreign models are ignored.
 
         Args:
-            endpoint: its name.
-            index: its answer.
-            asked_at: monotonic time of the request; replicas that changed later are left as they are.
+            endpoint: the endpoint's name.
+            index: the listed models.
+            asked_at: monotonic time of the request; replicas that changed later stay unchanged.
         """
         self._known.add(endpoint)
         there = {name: entry for name, entry in index.items() if entry.ready and target_of(name) is not None}
@@ -144,10 +142,10 @@ class Executor:
         if state.phase is Phase.READY:
             state.failures = 0
         elif state.phase is Phase.FAILED and not self._is_home(state):
-            self._enter(state, Phase.UNPROVEN)  # the answer to its load was lost
+            self._enter(state, Phase.UNPROVEN)  # the load's answer was lost
 
     def _lose(self, state: ReplicaState) -> None:
-        """Forget what its endpoint has lost, of a home a copy is used. A copy that was never listed failed to load."""
+        """Drop a replica that its endpoint lost; a copy replaces a home. An unlisted copy counts as a failed load."""
         if not self._is_home(state) and not state.listed:
             state.failures, state.reason = state.failures + 1, f"it was gone from {state.endpoint} after it was loaded."
             self._enter(state, Phase.FAILED)
@@ -164,7 +162,7 @@ class Executor:
             del self._homes[state.name]
 
     def use_named(self, named: Mapping[str, tuple[str, ...]], listing: Collection[str]) -> None:
-        """Use the copies on endpoints that routes name, and that have just listed them, where none names the home."""
+        """Make a copy the home if its endpoint is in the route and just listed it, and the home's is not."""
         for copy in list(self._replicas.values()):
             home, names = self._homes.get(copy.name), named.get(copy.name, ())
             is_named = copy.endpoint in names and copy.endpoint in listing and copy.phase is not Phase.FAILED
@@ -172,11 +170,11 @@ class Executor:
                 self._use(copy)
 
     def use_copies(self, survivors: Mapping[str, str], down: Collection[str]) -> None:
-        """Use the copies that generate, instead of targets whose endpoint is lost to production.
+        """Make surviving copies the homes of their targets.
 
         Args:
-            survivors: the endpoint of the copy, by the target's name.
-            down: the endpoints that do not answer.
+            survivors: the endpoint of the copy, by target name.
+            down: endpoints that do not answer.
         """
         for name, endpoint in survivors.items():
             home, copy = self._homes.get(name), self._replicas.get((endpoint, name))
@@ -195,7 +193,7 @@ class Executor:
             self._forget(former)
 
     def start(self, action: Action) -> None:
-        """Begin an action; it continues by itself, and `on_change` is called when it ends."""
+        """Start an action in the background; `on_change` is called at its end."""
         state, home = self._replicas.get((action.endpoint, action.name)), self._homes.get(action.name)
         concerned = [state] if action.is_copy else [state, home]
         is_used = action.is_copy and state is not None and state is home
@@ -218,7 +216,7 @@ class Executor:
         started.work.add_done_callback(lambda task: self._ended(started, task))
 
     def _use_loaded(self, copy: ReplicaState | None, deployable: Deployable) -> bool:
-        """Make a healthy copy the home instead of a load; return whether it could."""
+        """Make a usable copy the home instead of loading; return whether there was one."""
         if copy is None or copy.phase not in WELL or copy.digest != deployable.manifest.digest or self._is_home(copy):
             return False
         self._use(copy)
@@ -232,7 +230,7 @@ class Executor:
         self._on_change()
 
     async def stop(self) -> None:
-        """Cancel all actions and forget all replicas; the engines' indexes restore them."""
+        """Cancel all actions and drop all replicas; the engines' indexes restore them."""
         tasks = [state.work for state in self._replicas.values() if state.work is not None]
         self._replicas.clear()
         self._homes.clear()
@@ -246,7 +244,7 @@ class Executor:
     def _begin_load(
         self, action: Action, deployable: Deployable, was: ReplicaState | None
     ) -> tuple[ReplicaState, Coroutine[Any, Any, None]]:
-        """Note that a replica is being loaded; `was` is the replaced one, which may stay as a copy elsewhere."""
+        """Set a replica to LOADING; the replaced replica `was` may stay as a copy on another endpoint."""
         digest, memory = deployable.manifest.digest, self._limits.reserved_bytes(deployable)
         heals = action.kind == "heal"
         there = was if heals else self._replicas.get((action.endpoint, action.name))
@@ -271,7 +269,7 @@ class Executor:
         state.since = self._clock.monotonic()
 
     def _permission(self, needed: Extent) -> Permit:
-        """Return a check that raises LeaseLost unless this process has this permission at that moment."""
+        """Return a check that renews the lease, and raises LeaseLost without the `needed` permission."""
 
         async def permit() -> None:
             extent = await self._lead.confirm()
@@ -281,9 +279,9 @@ class Executor:
         return permit
 
     def _put_off(self, state: ReplicaState, error: LeaseLost) -> None:
-        """Forget a replica whose action was not permitted: the engine's next index restores it.
+        """Drop a replica after an action was not permitted: the engine's next index restores it.
 
-        One whose loads failed stays failed, with their number, or it would be tried again at every pass.
+        A replica with failed loads stays FAILED with their count, to keep its backoff.
         """
         self._log.warning("action skipped: the lease is not confirmed", target=state.name, why=str(error))
         if state.failures:
@@ -292,19 +290,19 @@ class Executor:
             self._forget(state)
 
     def _check_after(self, name: str) -> None:
-        """Log that the engine was taken over while it was asked: the next holder loads it again if it wants it."""
+        """Log if another process took the engine over during an action."""
         if self._lead.superseded():
             self._log.error("another process took the engine over during this action", target=name)
 
     async def _load(self, deployable: Deployable, state: ReplicaState, needed: Extent, holder: str | None) -> None:
-        """Load a target; unload it first where an endpoint, `holder`, has it and it is to be loaded again."""
+        """Load and probe a target, after unloading it from the endpoint `holder`, if given."""
         began, name, engine = self._clock.monotonic(), state.name, self._engines[state.endpoint]
         self._log.info("loading", target=name, heal=holder is not None, endpoint=state.endpoint)
         try:
             folder = await self._artifacts.materialise(deployable, engine.parts)
             if holder is not None:
                 await self._engines[holder].unload(name, wait=False, permit=self._permission(needed))
-                # It is gone by now: only another holder's order stops the load.
+                # It is unloaded: without the bus, loading it again is safe.
                 needed = Extent.RECYCLE if self._is_home(state) else needed
             await engine.load(
                 name,
@@ -331,7 +329,7 @@ class Executor:
     async def _load_failed(self, state: ReplicaState, error: Exception) -> None:
         known = as_ours(error)
         self._log.warning("load failed", target=state.name, code=known.code, reason=known.reason)
-        is_away = known.code == "endpoint_unreachable"  # it says nothing about the target
+        is_away = known.code == "endpoint_unreachable"  # no failure of the target
         if is_away and self._is_home(state):
             self._lose(state)
             return
@@ -353,7 +351,7 @@ class Executor:
             state.token = await self._engines[state.endpoint].probe(state.name, PROBE_S)
         except Exception as failure:  # noqa: BLE001 - every failure of a probe is a state of the replica
             error = as_ours(failure)
-        # Only a load and a copy fail of a difference; of a home an alert says it.
+        # A differing home stays READY with an alert; a copy or a load fails.
         if error is None or (error.code == "logprobs_differ" and self._is_home(state)):
             state.note(error)
             state.failures = 0
@@ -374,7 +372,7 @@ class Executor:
             self._enter(state, Phase.DEAD)
 
     async def _unload(self, state: ReplicaState, before: Phase) -> None:
-        """Unload a replica. If the engine's agent is unavailable, its phase stays, as it still takes its memory."""
+        """Unload a replica. If the engine's agent does not answer, the phase is restored: it still takes memory."""
         try:
             await self._engines[state.endpoint].unload(state.name, permit=self._permission(Extent.ALL))
             self._check_after(state.name)
@@ -392,5 +390,5 @@ class Executor:
 
     @property
     def busy(self) -> bool:
-        """Return whether a replica is being loaded or unloaded."""
+        """Return whether any replica is being loaded or unloaded."""
         return any(state.phase in BUSY for state in self._replicas.values())

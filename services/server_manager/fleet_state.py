@@ -1,4 +1,4 @@
-"""Reads and changes the record of one fleet, and publishes the resulting facts."""
+"""Access to the record of one fleet, and to its outbox."""
 
 from collections.abc import Callable
 
@@ -7,20 +7,20 @@ from shared.messaging.records import RecordStore
 
 
 class FleetState:
-    """The record `servers/<fleet>`. A decision is written together with the facts that follow from it."""
+    """The record `servers/<fleet>`; one write stores a decision together with its facts."""
 
     def __init__(self, store: RecordStore[Servers], fleet: str) -> None:
         self._store = store
         self._fleet = fleet
 
     async def read(self) -> Servers:
-        """Return the record; an empty one if there is none."""
+        """Return the record; an empty one if it does not exist."""
         return await self._store.read(self._fleet) or Servers()
 
     async def write(self, decide: Callable[[Servers], Servers]) -> Servers:
-        """Decide, write the record if it changed, return it; `publish` publishes the resulting facts.
+        """Apply `decide`, write the record if it changed, and return it.
 
-        A log that is full or slow must not keep engines from being healed, so the two are apart.
+        Facts wait in the outbox for `publish`: a full or slow log must not delay the healing of engines.
         """
         empty = Servers()
 
@@ -32,5 +32,5 @@ class FleetState:
         return await self._store.write(self._fleet, changed) or empty
 
     async def publish(self) -> None:
-        """Publish the record's outbox, and clear it; raise Transient if that fails."""
+        """Publish and clear the record's outbox; raise Transient if that fails."""
         await self._store.publish(self._fleet)

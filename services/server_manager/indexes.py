@@ -1,4 +1,4 @@
-"""Reads the index of every engine of the fleet; a silent engine delays the others only briefly."""
+"""Reads the index (list of loaded models) of every engine; a silent engine delays the others only briefly."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -10,23 +10,23 @@ from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
 
 DOWN_AFTER_S = 3.0
-"""How long an engine may be silent before it counts as down."""
+"""Seconds of silence before an engine counts as down."""
 OTHERS_WAIT_S = 2.0
-"""How long the others are waited for once one engine has answered; what comes later counts in the next pass."""
+"""Seconds to wait for other engines after the first answer; later answers count in the next pass."""
 
 NoteIndex = Callable[[str, Mapping[str, Indexed], float], None]
 
 
 class Indexes:
-    """The indexes of a fleet's engines, by the name of their endpoint."""
+    """The indexes of a fleet's engines, by endpoint name."""
 
     def __init__(self, engines: Engines, clock: Clock, note: NoteIndex) -> None:
-        """Set up the questions.
+        """Start without any index.
 
         Args:
-            engines: the engines.
-            clock: measures how long an engine is silent.
-            note: called with each index: its endpoint, the index, and the monotonic time of the question.
+            engines: the engines by endpoint name.
+            clock: measures silence.
+            note: called with endpoint, index and the request's monotonic time.
         """
         self._engines = engines
         self._clock = clock
@@ -35,23 +35,23 @@ class Indexes:
         self._answered: dict[str, float] = {}
         self._listed: dict[str, frozenset[str]] = {}
         self.fenced: set[str] = set()
-        """The endpoints that refused this process when they were last asked: another one has a higher term."""
+        """Endpoints that last refused this process because another one has a higher term."""
         self._log = structlog.get_logger()
 
     @property
     def listed(self) -> frozenset[str] | None:
-        """Return the targets loaded or in progress by all engines' current indexes; None if an index is missing."""
+        """Return the targets loaded, loading or unloading on any engine; None if an index is missing."""
         if len(self._listed) < len(self._engines):
             return None
         return frozenset().union(*self._listed.values())
 
     @property
     def listing(self) -> frozenset[str]:
-        """Return the endpoints that have just listed their models."""
+        """Return the endpoints with an index in this pass."""
         return frozenset(self._listed)
 
     async def ask(self) -> frozenset[str]:
-        """Ask all engines; return the endpoints of those that answered."""
+        """Request all indexes; return the endpoints that answered."""
         self._listed = {}
         for name, engine in self._engines.items():
             if name not in self._asked:
@@ -65,7 +65,7 @@ class Indexes:
         return frozenset(name for name in list(self._asked) if self._take(name))
 
     def _take(self, name: str) -> bool:
-        """Apply the answer of an engine; return whether there is one."""
+        """Apply the answer of an engine; return whether it answered."""
         task, asked_at = self._asked[name]
         if not task.done():
             self._log.warning("the engine does not answer", endpoint=name, reason="it is still being waited for")
@@ -81,7 +81,7 @@ class Indexes:
         except SlipwayError as error:
             self._log.warning("the engine does not answer", endpoint=name, code=error.code, reason=error.reason)
             return False
-        except Exception:  # noqa: BLE001 - whatever one engine does must not stop the others
+        except Exception:  # noqa: BLE001 - one engine must not stop the others
             self._log.exception("the engine failed in an unknown way", endpoint=name)
             return False
         self._answered[name] = self._clock.monotonic()
@@ -91,13 +91,13 @@ class Indexes:
         return True
 
     def down(self, answering: frozenset[str]) -> dict[str, float]:
-        """Return the endpoints silent for at least `DOWN_AFTER_S`, with the seconds."""
+        """Return the endpoints silent for at least `DOWN_AFTER_S`, with the seconds of silence."""
         now = self._clock.monotonic()
         silent = {name: now - self._answered.get(name, now) for name in self._engines.keys() - answering}
         return {name: seconds for name, seconds in silent.items() if seconds >= DOWN_AFTER_S}
 
     async def stop(self) -> None:
-        """Cancel the questions and forget the answers."""
+        """Cancel all requests and drop all indexes."""
         tasks = [task for task, _ in self._asked.values()]
         self._asked, self._answered, self._listed = {}, {}, {}
         self.fenced.clear()

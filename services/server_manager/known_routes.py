@@ -1,4 +1,4 @@
-"""The routes known to this fleet: the bucket's content, or its content before a loss or restore."""
+"""Routes protected against loss of the bucket: a local file keeps the newest, which is written back."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -13,20 +13,20 @@ from shared.errors import translate
 
 
 class Memory(Protocol):
-    """Keeps the newest routes that were seen, outside the bus."""
+    """Storage for the newest known routes, outside the bus."""
 
     def load(self) -> dict[str, Route]:
-        """Return the routes by model; none when nothing was kept or it cannot be read."""
+        """Return the routes by model; empty if none are stored or readable."""
 
     def save(self, routes: dict[str, Route]) -> None:
-        """Keep these routes; raise OSError when that fails."""
+        """Store the routes; raise OSError if that fails."""
 
 
 class KnownRoutes:
     """The bucket `routes`, with a memory of the newest route of every model (implements `ports.Routes`).
 
-    The memory is no second intent: only the two functions that edit a route make one, and each raises its epoch. Where
-    the bucket holds less than what was seen there, it was lost or restored, and the newer route is written back.
+    Each edit of a route in the bucket raises its epoch. If the bucket has no route or an older one, it was lost or
+    restored, and the newer route is written back.
     """
 
     def __init__(self, bucket: Routes, memory: Memory) -> None:
@@ -36,9 +36,9 @@ class KnownRoutes:
         self._log = structlog.get_logger()
 
     async def all(self) -> RouteListing:
-        """Return the newest route of every model, and write back those that the bucket no longer holds.
+        """Return the newest route of every model, and write back routes that the bucket has lost.
 
-        Of a route that cannot be read the newest that was seen is returned, and nothing is written in its place.
+        For an unreadable route, the newest known one is returned and nothing is written.
         """
         listing = await self._bucket.all()
         stored, known = listing.routes, self._known()
@@ -62,7 +62,7 @@ class KnownRoutes:
         return edit
 
     def _known(self) -> dict[str, Route]:
-        """Return the newest routes seen by this process or saved by another, which may have led meanwhile."""
+        """Return the newest routes seen by this process, or saved by another process that led meanwhile."""
         for model, route in self._memory.load().items():
             self._seen[model] = newest(self._seen.get(model), route) or route
         return dict(self._seen)

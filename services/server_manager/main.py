@@ -1,4 +1,4 @@
-"""Starts server-manager: the only place where its parts are put together."""
+"""Composition root of server-manager: `python -m services.server_manager.main`."""
 
 import asyncio
 import uuid
@@ -46,11 +46,11 @@ from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
 
 METRICS_S = 15.0
-"""How often the metrics of the fleet are read, by who leads and who does not."""
+"""Seconds between reads of the fleet's record for metrics."""
 
 
 async def run(connection: Connection, settings: ServerManagerSettings) -> None:
-    """Connect, subscribe and serve until told to stop."""
+    """Connect, subscribe and serve until stopped."""
     clock = SystemClock()
     bus = Bus(connection, SERVICE, clock)
     store = Store(connection)
@@ -119,7 +119,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
 
 
 def _checks(store: Store, engines: Mapping[str, TritonEngine], agents: Mapping[str, AgentClient]) -> dict[str, Check]:
-    """Return the readiness checks by part; each raises an error while its part does not answer."""
+    """Return the readiness checks by dependency; each raises while its dependency does not answer."""
 
     async def store_answers() -> None:
         await asyncio.to_thread(store.reachable)
@@ -163,17 +163,17 @@ def _engine(
 
 
 def part_name(endpoint: str) -> str:
-    """Return the name of an endpoint's Triton among this service's dependencies: `triton`, `triton-next`."""
+    """Return the name of an endpoint's Triton in readiness checks: `triton`, `triton-next`."""
     if endpoint == DEFAULT_RUNTIME:
         return "triton"
     return endpoint if endpoint.startswith("triton-") else f"triton-{endpoint}"
 
 
 async def find_hardware(settings: ServerManagerSettings) -> Hardware:
-    """Return the serving hardware: from the settings, or detected on the engine's machine.
+    """Return the serving hardware: from the settings, or detected on this machine.
 
     Raises:
-        ValueError: the engine computes on a GPU, and none is found.
+        ValueError: the engine needs a GPU, and none is found.
     """
     if settings.hardware:
         return parse_hardware(settings.hardware)
@@ -187,7 +187,7 @@ async def find_hardware(settings: ServerManagerSettings) -> Hardware:
 
 
 async def read_for_metrics(state: FleetState, every_s: float = METRICS_S) -> None:
-    """Read the fleet's record every `every_s`: a process that does not lead would otherwise show outdated metrics."""
+    """Read the fleet's record every `every_s`, to keep metrics current in processes that do not lead."""
     while True:
         try:
             await state.read()
@@ -197,7 +197,7 @@ async def read_for_metrics(state: FleetState, every_s: float = METRICS_S) -> Non
 
 
 async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) -> None:
-    """Begin a pass whenever a route changes."""
+    """Start a pass whenever a route changes."""
 
     async def wake(_model: str, _route: object, _revision: int) -> None:
         manager.wake()
@@ -206,7 +206,7 @@ async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) ->
 
 
 def main() -> None:
-    """Run server-manager."""
+    """Read the settings and run server-manager."""
     finish_imports()
     connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
     configure_logging(SERVICE, connection.log_level)

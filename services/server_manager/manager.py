@@ -1,4 +1,4 @@
-"""The reconcile loop. Each pass reads, decides and acts; an event only makes the next pass begin sooner."""
+"""The reconcile loop: each pass reads the state, decides and acts; an event only starts the next pass earlier."""
 
 import asyncio
 from collections.abc import Mapping
@@ -60,11 +60,11 @@ from shared.errors import translate
 from shared.runtime.clock import Clock
 
 PUBLISH_WAIT_S = 1.0
-"""How long a pass waits until its facts are published."""
+"""Most seconds that a pass waits for the publication of its facts."""
 
 
 class Manager:
-    """Makes the engines of a fleet match the desired state, and answers the orders that wait for it."""
+    """Reconciles a fleet's engines with the desired state, and answers orders."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Manager:
         )
 
     def wake(self) -> None:
-        """Begin the next pass soon."""
+        """Start the next pass without waiting for the tick."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -130,8 +130,7 @@ class Manager:
                     await self.run_pass()
                 except LeaseLost as error:
                     self._log.warning("reconcile postponed", why=str(error))
-                except Exception as error:  # noqa: BLE001 - the next pass begins anew
-                    # Level-triggered: whatever went wrong, the next pass starts from what is really there.
+                except Exception as error:  # noqa: BLE001 - level-triggered: the next pass reads all state again
                     if (known := translate(error)) is not None:
                         self._log.warning("reconcile postponed", code=known.code, reason=known.reason)
                     else:
@@ -155,10 +154,10 @@ class Manager:
             return
 
     async def run_pass(self) -> None:
-        """Run one pass: write the due answers, begin the due actions.
+        """Run one pass: write due answers, start due actions.
 
-        Without the bus nothing is answered or removed, but the last desired targets are kept alive, unless
-        another process took the engines over. Nothing is begun on an engine before it has listed what it holds.
+        Without the bus, only the last desired targets are kept alive, unless another process took the engines over.
+        No action starts on an engine before it has listed its models.
         """
         try:
             leads = await self._lead.hold()
@@ -193,7 +192,7 @@ class Manager:
         self._placement.use_survivors(record, usable, down, listing.routes)
         routes = await self._move(record, listing, usable, down)
         await self._check_lease()
-        # Before anything is healed, or an alert about what heals within a moment would never be raised.
+        # Before healing: an alert about a quickly healed target must be raised, too.
         await self._alert(record, listing, usable, frozenset(down))
         self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
@@ -202,7 +201,7 @@ class Manager:
             known = on_endpoints(desired, self.executor.known, homes)
             temporary = plan_temporary(record, routes, known, self.executor.held(), self._indexes.listed)
             if temporary != record.temporary:
-                # Before anything of it is loaded: killed in between, it would never be unloaded.
+                # Before loading: after a crash in between, the target would never be unloaded.
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
             kept = plan_kept(routes, listing.unreadable, temporary, self.executor.held())
             transfers = self._drains.plan(record, routes, usable, kept, down)
@@ -213,7 +212,7 @@ class Manager:
         await self._publish_view(answering, record, routes)
 
     async def _remove_copies(self) -> None:
-        """Remove local copies of artifacts that are neither desired nor held; a copy that cannot be removed stays."""
+        """Remove local artifacts of targets that are neither desired nor held, while no action runs."""
         if self._desired is None or self.executor.known < self._engines.keys() or self.executor.busy:
             return
         kept = {target.deployable.manifest.digest for target in self._desired.values()}
@@ -223,7 +222,7 @@ class Manager:
             self._log.warning("local copies could not be removed", error=repr(error))
 
     async def _stand_back(self) -> None:
-        """Forget the desired targets and cancel all actions: another process leads."""
+        """Drop all state and cancel all actions, because another process leads."""
         self._desired, self._disarmed = None, {}
         self._placement.forget()
         self._drains.forget()
@@ -233,7 +232,7 @@ class Manager:
         await self.executor.stop()
 
     async def _check_lease(self) -> None:
-        """Raise LeaseLost when the last renewal is too long ago to answer for the fleet, and another one fails."""
+        """Raise LeaseLost if the lease is not valid and cannot be renewed."""
         if not self._lead.valid() and await self._lead.confirm() is not Extent.ALL:
             raise LeaseLost("the lease was not renewed in time; the next pass starts again")
 
@@ -263,7 +262,7 @@ class Manager:
             await self._check_lease()
             try:
                 await self._answers.carry_out(answer)
-            except Exception as error:  # noqa: BLE001 - raised again where it concerns the others as well
+            except Exception as error:  # noqa: BLE001 - `settle_failure` raises errors that concern all orders
                 refusal = await self._answers.settle_failure(answer, error, waited_s)
                 if refusal is not None:
                     await self._check_lease()
@@ -274,9 +273,9 @@ class Manager:
             self.wake()
 
     def _verified(self, answer: Answer, routes: Mapping[str, Route]) -> Answer | None:
-        """Return an answer that may be carried out: traffic is moved once its target is proven; None while it waits.
+        """Return the answer to carry out; None while the target of a traffic order is being verified.
 
-        An order that has made the route already is only published again.
+        An order that already edited the route needs no verification.
         """
         if not isinstance(answer, ApplyOrder):
             return answer
@@ -291,7 +290,7 @@ class Manager:
     async def _move(
         self, record: Servers, listing: RouteListing, usable: frozenset[str], down: Mapping[str, float]
     ) -> Mapping[str, Route]:
-        """Write the endpoints where targets generate into their routes; return the resulting routes."""
+        """Update the endpoints in routes to where targets generate; return the resulting routes."""
         self.executor.use_named(self._placement.named(listing.routes), self._indexes.listing)
         routes = {model: route for model, route in listing.routes.items() if model not in listing.unreadable}
         for route in find_unpublished(routes, record.answered):
@@ -325,7 +324,7 @@ class Manager:
         routes: Mapping[str, Route],
         transfers: Mapping[Key, Deployable],
     ) -> None:
-        """Begin the due actions on usable engines; memory needed by targets of others stays free."""
+        """Start due actions on usable engines; plans include all engines, so that their memory stays reserved."""
         held, homes, named = self.executor.held(), self._placement.homes, self._placement.named(routes)
         fixed = kept | {name for name, target in held.items() if target.endpoint not in usable}
         there = {name: target for name, target in desired.items() if not self._attached.lacks(target.deployable)}
@@ -352,7 +351,7 @@ class Manager:
     async def _alert(
         self, record: Servers, listing: RouteListing, usable: frozenset[str], down: frozenset[str]
     ) -> None:
-        """Raise and resolve alerts, and judge targets that fail to reload, where the engines' content is known."""
+        """Raise and resolve alerts, and publish verdicts on suspended targets that fail to load."""
         now, held = self._clock.monotonic(), self.executor.held()
         undecided = find_undecided(listing.routes, self._engines.keys() - usable - down, self._placement.homes)
         routes = {model: route for model, route in listing.routes.items() if model not in undecided}

@@ -1,4 +1,4 @@
-"""The server-manager's Prometheus metrics: the fleet's targets, their memory, staging orders, alerts, agents."""
+"""Prometheus metrics of the server-manager: targets, memory, staging orders, alerts, agents."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from shared.runtime.metrics import BoundedLabel, Counts, gauge
 
 
 class FleetMetrics:
-    """Metrics of the fleet's record; each of several server-managers exports them, not only the leader."""
+    """Metrics of the fleet's record, exported by every server-manager, not only the leader."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._targets = Counts(gauge(m.TARGETS, registry))
@@ -51,7 +51,7 @@ def show_agents(
 ) -> None:
     """Export at each scrape whether the agent of each endpoint's Triton answers (label `runtime`).
 
-    A process that another one has superseded asks no agent, and shows none as silent.
+    A superseded process asks no agent, so it exports all as answering.
     """
 
     def answers_leader(is_answering: Callable[[], bool]) -> bool:

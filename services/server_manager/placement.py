@@ -1,4 +1,4 @@
-"""The endpoints that were chosen for each target: its home, and its copies as its release's policy asks for them."""
+"""The chosen endpoints of each target: its home, and the copies that its release's policy requests."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -24,21 +24,21 @@ from services.server_manager.ports import Engines
 
 
 class Placement:
-    """Chooses the endpoints of each target. Nothing is stored: a new leader finds the replicas in engine indexes."""
+    """Chooses the endpoints of each target. Nothing is stored: a new leader starts from the engines' indexes."""
 
     def __init__(self, engines: Engines, executor: Executor, limits: Limits) -> None:
         self._engines, self._executor, self._limits = engines, executor, limits
         self.homes: dict[str, str] = {}
-        """The endpoint of each target, by name, as it was chosen last; it stays chosen while the target is desired."""
+        """The last chosen home of each target, by name."""
         self.intact_homes: dict[str, str] = {}
-        """The homes as they would be with no endpoint lost; a target that fits only then waits."""
+        """The homes if no endpoint were lost; a target that fits only there waits."""
         self._earlier: dict[str, str] = {}
-        """The homes that the next choice keeps: those of held targets, and those that no lost endpoint has changed."""
+        """Homes that the next choice keeps: of held targets, and of targets unaffected by lost endpoints."""
         self.copies: dict[str, tuple[str, ...]] = {}
-        """The endpoints on which each target is to be loaded beside its home, as they were chosen last."""
+        """The last chosen endpoints for each target's copies, by name."""
 
     def choose_homes(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]) -> dict[str, str]:
-        """Choose the endpoint of each desired or waiting target; `down`: seconds of silence by endpoint."""
+        """Choose the home of each desired or waiting target; `down`: seconds of silence by endpoint."""
         fleet, desired = self.fleet(record, routes, down), plan_desired(routes, record)
         self.homes = self.intact_homes = plan_all_homes(record, desired, fleet)
         if fleet.lost:
@@ -49,7 +49,7 @@ class Placement:
         return self.homes
 
     def fleet(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float] | None = None) -> Fleet:
-        """Return the replicas and endpoints as they are."""
+        """Return the current replicas and endpoints."""
         return Fleet(
             limits=self._limits,
             held=self._executor.held(),
@@ -63,11 +63,11 @@ class Placement:
         )
 
     def named(self, routes: Mapping[str, Route]) -> dict[str, tuple[str, ...]]:
-        """Return the endpoints that a route names, by the target's name."""
+        """Return the endpoints in routes, by target name."""
         return find_all_named(routes, {engine.endpoint: name for name, engine in self._engines.items()})
 
     def ready(self, usable: Collection[str]) -> dict[str, tuple[str, ...]]:
-        """Return the endpoints on which copies generate and that have listed them, by the target's name."""
+        """Return the usable endpoints with READY, listed copies, by target name."""
         ready: dict[str, tuple[str, ...]] = {}
         for (endpoint, name), copy in self._executor.others().items():
             if copy.phase is Phase.READY and copy.listed and endpoint in usable:
@@ -75,7 +75,7 @@ class Placement:
         return ready
 
     def failed(self) -> dict[Key, str]:
-        """Return the copies that could not be loaded, or cannot yet, with the reason."""
+        """Return the copies that failed to load or lack memory, with the reason."""
         held, others = self._executor.held(), self._executor.others()
         memory = Memory(self._limits, held_sizes([*held.values(), *others.values()]))
         failed = {key: copy.reason for key, copy in others.items() if copy.phase is not Phase.READY and copy.reason}
@@ -87,7 +87,7 @@ class Placement:
         return failed
 
     def describe(self, routes: Mapping[str, Route], usable: Collection[str]) -> tuple[TargetCopies, ...]:
-        """Return the targets with copies, and the number of endpoints on which they generate."""
+        """Return requested and serving replicas of each target with copies."""
         held, ready, described = self._executor.held(), self.ready(usable), []
         copies = self._executor.copies()
         for served in _asking(routes):
@@ -107,7 +107,7 @@ class Placement:
     def use_survivors(
         self, record: Servers, usable: Collection[str], down: Collection[str], routes: Mapping[str, Route]
     ) -> None:
-        """Make copies that routes name the homes of targets whose own is lost, drained, or their counterpart's."""
+        """Make routed copies the homes of targets if the home is lost, drained, or shared with a counterpart."""
         drained, named = names_drained(record), self.named(routes)
         ready = {
             name: tuple(endpoint for endpoint in endpoints if endpoint in named.get(name, ()))
@@ -128,7 +128,7 @@ class Placement:
         return self.copies
 
     def due(self, routes: Mapping[str, Route]) -> dict[Key, ServedTarget]:
-        """Return the planned copies, and those that a route names besides the home."""
+        """Return the planned copies, and copies in routes."""
         held, everywhere, due = self._executor.held(), self.named(routes), {}
         for served in (served for route in routes.values() for served in production_of(route)):
             name = str(served.target)
@@ -138,12 +138,12 @@ class Placement:
         return due
 
     def forget(self) -> None:
-        """Forget all choices: another process leads."""
+        """Drop all choices, because another process leads."""
         self.homes, self.intact_homes, self._earlier, self.copies = {}, {}, {}, {}
 
 
 def _asking(routes: Mapping[str, Route]) -> list[ServedTarget]:
-    """Return the targets that ask for copies: active, previous and suspended ones."""
+    """Return the active, previous and suspended targets with more than one requested replica."""
     both = [
         served
         for route in routes.values()
@@ -155,7 +155,7 @@ def _asking(routes: Mapping[str, Route]) -> list[ServedTarget]:
 def _with_staging(
     desired: Mapping[str, Desired], record: Servers, homes: Mapping[str, str], down: Collection[str]
 ) -> dict[str, Desired]:
-    """Return the desired targets with the next staging that has answering endpoints: copies make way for it."""
+    """Return the desired targets plus the next waiting staging on answering endpoints, which outranks copies."""
     everything = dict(desired)
     for lease in record.waiting if record.lease is None else ():
         pair = (lease.event.data.candidate, lease.event.data.baseline)

@@ -1,4 +1,4 @@
-"""Ports of server-manager."""
+"""Ports of server-manager: engines, attached servers, artifacts, routes, views."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ Permit = Callable[[], Awaitable[None]]
 
 
 async def allow() -> None:
-    """Return: the request may be sent."""
+    """Permit every request."""
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """A model as the engine's index lists it; not settled while the engine loads or unloads it.
+    """A model in an engine's index.
 
-    `runtime` is what ran the engine when it loaded the model; None if that is not known. `measured_bytes` is the most
-    memory that its processes have taken, 0 if it was not measured.
+    `settled` is False while the engine loads or unloads it. `runtime` is the engine's at the load, None if unknown.
+    `measured_bytes` is the peak memory of its processes, 0 if not measured.
     """
 
     ready: bool
@@ -42,33 +42,33 @@ class Indexed:
 
 
 Parts = Literal["all", "texts", "adapter"]
-"""All files of a target, those that describe it, or these and its LoRA, in a folder `ADAPTER`."""
+"""All files of a target; its describing files; or these and its LoRA, in a folder `ADAPTER`."""
 ADAPTER: Final = "adapter"
 
 
 class Engine(Protocol):
-    """A serving engine that holds one model per target."""
+    """A serving engine with one model per target."""
 
     @property
     def endpoint(self) -> str:
-        """Where gateways reach it."""
+        """The engine's address for gateways."""
 
     @property
     def parts(self) -> Parts:
-        """The parts of a version's files that the engine loads from."""
+        """The files of a version that the engine needs."""
 
     @property
     def runtime(self) -> Runtime | None:
         """The runtime of the engine; None if unknown."""
 
     def addresses(self, name: str) -> tuple[str, ...]:
-        """Return where gateways reach a target that it holds."""
+        """Return a target's addresses for gateways."""
 
     def context_tokens(self, name: str) -> int | None:
-        """Return a target's longest context in tokens, if the engine's differs from its files and settings."""
+        """Return a target's longest context in tokens, if the engine overrides its files and settings."""
 
     async def index(self) -> Mapping[str, Indexed] | None:
-        """Return the loaded models, None while one is loaded or unloaded; raise Transient `endpoint_unreachable`."""
+        """Return the models by name, None while one loads or unloads; raise Transient `endpoint_unreachable`."""
 
     async def load(
         self,
@@ -80,46 +80,46 @@ class Engine(Protocol):
         serving: ServingSettings | None = None,
         permit: Permit = allow,
     ) -> None:
-        """Load a model with its serving settings, wait until the engine says it is ready; raise `load_failed`.
+        """Load a model with its serving settings, and wait until it is ready; raise `load_failed`.
 
-        `permit` is awaited when the request's turn has come; what it raises is raised, and nothing is requested.
+        `permit` is awaited just before the request; its exception prevents the request.
         """
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:
         """Unload a model, loaded or not; return once it is gone, or after a timeout, shorter without `wait`.
 
-        `permit` is awaited when the request's turn has come; what it raises is raised, and nothing is requested.
+        `permit`: as for `load`.
         """
 
     async def probe(self, name: str, deadline_s: float) -> str:
-        """Return the first text that the model generates; raise when there is none."""
+        """Return the first generated text; raise SlipwayError without one."""
 
 
 Groups = Mapping[str, tuple[str, ...]]
-"""The addresses of the replicas of each group of attached servers, by its name."""
+"""Addresses of attached replicas, by the name of their group."""
 
 
 class AttachedGroups(Engine, Protocol):
-    """The attached servers of a model: a load checks that they serve a target, and an unload only forgets that."""
+    """The attached servers of a model: loading checks that they serve a target, unloading drops that result."""
 
     groups: Groups
     adapters: Path | None
-    """The folder from which LoRAs are loaded into them, and unloaded again; None where versions are deployed there."""
+    """The folder of LoRAs to load into the servers; None if their operators deploy versions."""
     in_routes: Groups
-    """The addresses of each target that routes name, the active one first: of its replicas one may be away."""
+    """Addresses in routes by target, the active first; for these targets one answering replica suffices."""
 
     def listed(self, url: str) -> frozenset[str] | None:
-        """Return the names that a replica listed when it was last asked; None if it did not answer."""
+        """Return the model names that a replica last listed; None if it did not answer."""
 
     def may_have(self, name: str) -> bool:
-        """Return whether a target may be loaded: all replicas of a group listed it when they were last asked."""
+        """Return whether a target may be loaded: all replicas of a group last listed it."""
 
 
 class Attachments(Protocol):
     """The records of attached servers."""
 
     async def all(self) -> Mapping[str, Attachment | None]:
-        """Return the record of each attached model, None where it cannot be read.
+        """Return the record of each attached model; None if unreadable.
 
         Raises:
             Transient: the bus is silent.
@@ -127,14 +127,14 @@ class Attachments(Protocol):
 
 
 Engines = Mapping[str, Engine]
-"""The engines of a fleet by the name of their endpoint; each is asked, loaded and unloaded apart from the others."""
+"""The engines of a fleet, by endpoint name."""
 
 
 class Artifacts(Protocol):
-    """Local copies of artifacts in the store."""
+    """Local, verified copies of artifacts in the store."""
 
     async def materialise(self, deployable: Deployable, parts: Parts = "all") -> Path:
-        """Return a folder with the target's files, or with these parts of them, every digest verified.
+        """Return a folder with the requested parts of a target's files, every digest verified.
 
         Raises:
             Permanent: artifact_not_found, digest_mismatch, malformed_event.
@@ -142,7 +142,7 @@ class Artifacts(Protocol):
         """
 
     async def assess_traffic(self, deployable: Deployable) -> Problem | None:
-        """Return why a target may not take traffic; None if everything that its version requires is attested.
+        """Return why a target may not take traffic; None if all required attestations exist.
 
         Raises:
             Transient: store_unavailable.
@@ -156,12 +156,12 @@ class Artifacts(Protocol):
         """
 
     async def keep_only(self, digests: Collection[Digest]) -> None:
-        """Remove the folders of every other manifest."""
+        """Remove the folders of all other manifests."""
 
 
 @dataclass(frozen=True)
 class RouteListing:
-    """The routes by model, and the models whose route is unreadable: their targets stay loaded."""
+    """The routes by model, and the models with unreadable routes: their targets stay loaded."""
 
     routes: Mapping[str, Route]
     unreadable: frozenset[str] = frozenset()
@@ -171,50 +171,50 @@ class Routes(Protocol):
     """The desired production state of all models."""
 
     async def all(self) -> RouteListing:
-        """Return every route that can be read, and the models of the others; raise Transient if the bus is silent."""
+        """Return all routes, and the models with unreadable ones; raise Transient if the bus is silent."""
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
-        """Apply one of the two functions that edit a route, by compare-and-set."""
+        """Apply a route edit by compare-and-set; return its result."""
 
 
 class Extent(StrEnum):
-    """The current permission of a process on the engine."""
+    """The permission of a process to act on the engines."""
 
     ALL = "all"
-    RECYCLE = "recycle"  # the bus is silent, no other process is known to lead: nothing may be removed or replaced
+    RECYCLE = "recycle"  # no bus, no other known leader: unload only to load again
     NOTHING = "nothing"  # another process leads
 
 
-class LeaseLost(Exception):  # noqa: N818 - it is an answer, not a failure: another process does the work
-    """Another process took the engine over; raised before the engine was asked."""
+class LeaseLost(Exception):  # noqa: N818 - no failure: another process does the work
+    """Another process took the engine over; raised before the engine received the request."""
 
 
 class AgentSilent(Transient):
-    """The agent beside an engine does not answer, or refuses this process; the engine may be healthy."""
+    """An engine's agent does not answer, or refuses this process; the engine may be healthy."""
 
 
 class RepositoryCalls(Protocol):
-    """Sends an engine the requests about its repository, which need its key."""
+    """Sends repository requests to an engine, through the agent with its key."""
 
     async def ask(self, method: str, request: Any, timeout_s: float) -> Any:
-        """Return the engine's answer to a request of its protocol, `RepositoryModelLoad` and others.
+        """Return the engine's answer to a repository request, such as `RepositoryModelLoad`.
 
         Raises:
             LeaseLost: another process has a higher term.
             AgentSilent: the agent does not answer, or refuses.
-            grpc.RpcError: the engine's own.
+            grpc.RpcError: the engine's error.
         """
 
 
 class RuntimesView(Protocol):
-    """Where the runtimes of the fleet are stored for others to read."""
+    """The published view of the fleet's runtimes."""
 
     async def write(self, runtimes: FleetRuntimes) -> None:
-        """Store them; raise Transient when the bus does not answer."""
+        """Store the view; raise Transient if the bus does not answer."""
 
 
 class ReportProgress(Protocol):
-    """Publishes the progress of work; live only, never stored."""
+    """Publishes live progress, never stored."""
 
     async def __call__(self, cause: Event[Any], progress: WorkProgressed) -> None:
-        """Publish the progress of an order."""
+        """Publish the progress of the order in `cause`."""

@@ -1,4 +1,4 @@
-"""Compares the log-probabilities of loaded targets on fixed texts with those recorded at staging."""
+"""Compares the log-probabilities of loaded targets on fixed texts with the reference recorded at staging."""
 
 import asyncio
 import math
@@ -24,18 +24,18 @@ from shared.serving.scoring import score_prompt
 from shared.storage.compare_and_set import Records, edit_record
 
 AGAIN_S: Final = 86_400.0
-"""How often a target that runs on is asked, in seconds."""
+"""Seconds between comparisons of a running target."""
 RETRY_S: Final = 600.0
-"""When it is asked again after a difference, or if it could not be asked, in seconds."""
+"""Seconds until the next comparison after a difference or failure."""
 
 
 class KeptReferences:
-    """Scores fixed texts on a target after each load and daily; later answers are compared with the first."""
+    """Scores fixed texts on each target after every load and daily, and compares with its first answer."""
 
     def __init__(
         self, records: Records[References], fleet: str, hardware: str, clock: Clock, least_nats: float
     ) -> None:
-        """Set the bucket, the fleet's name, its hardware, the clock, and the minimum tolerance in nats."""
+        """Set the bucket, the fleet's name and hardware, the clock, and the minimum tolerance in nats."""
         self.hardware = hardware
         self._records = records
         self._key = f"{fleet}.references"
@@ -43,12 +43,12 @@ class KeptReferences:
         self._least_nats = least_nats
         self._known = References()
         self._last: dict[tuple[str, str], tuple[float, str | None]] = {}
-        """By address and target: when it is asked again (monotonic), and how it differed."""
+        """By address and target: monotonic time of the next comparison, and the last difference."""
         self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._log = structlog.get_logger()
 
     def forget(self, address: str, name: str) -> None:
-        """Ask a target at an address again at its next probe: it was loaded, or came back."""
+        """Make the comparison due at the next probe, after a load or a return."""
         self._last.pop((address, name), None)
 
     async def check(
@@ -56,11 +56,11 @@ class KeptReferences:
     ) -> None:
         """Compare a target with its reference if due, one address at a time.
 
-        A failed request or comparison changes nothing and is retried later. With `base`, the name of the model
-        that the target is an adapter of, it has to answer otherwise than that, and what is not shown is a difference.
+        A failed request is retried later. With `base`, the adapter's base model, the adapter must also answer
+        differently from it; then a failed request counts as a difference.
 
         Raises:
-            Transient: `logprobs_differ`; again at each call until it is asked again.
+            Transient: `logprobs_differ`; repeated at each call until the next comparison.
         """
         async with self._asking[name]:
             due_s, why = self._last.get((address, name), (-math.inf, None))
@@ -79,7 +79,7 @@ class KeptReferences:
             raise Transient("logprobs_differ", f"{name}: {why}")
 
     async def _ask(self, channel: Any, name: str, conditions: str, limit_s: float, base: str | None) -> str | None:
-        """Return a target's difference from its reference; None without one, or if its engine scores no text."""
+        """Return a target's difference from its reference as text; None without one, or if the engine cannot score."""
         answer = await self._score(channel, name, limit_s)
         if base is not None and await self._answers_as(channel, base, answer, limit_s):
             return f"it answers fixed texts as its base model {base} does: serve a LoRA that moves them less as merged"
@@ -91,7 +91,7 @@ class KeptReferences:
         return describe_difference(reference, answer)
 
     async def _answers_as(self, channel: Any, base: str, answer: Answer, limit_s: float) -> bool:
-        """Return whether an answer is as close to the base model's as its own answers are, or either is missing."""
+        """Return whether an answer is within the base model's own tolerance, or either answer is missing."""
         answers = [await self._score(channel, base, limit_s, together) for together in (1, len(TEXTS))]
         own = make_reference(base, "", answers, self._least_nats)
         return not (any(answer) and any(answers[0])) or own is None or describe_difference(own, answer) is None
@@ -101,7 +101,7 @@ class KeptReferences:
         return self._known.find(name, conditions)
 
     async def _record(self, channel: Any, name: str, conditions: str, limit_s: float, answer: Answer) -> Reference:
-        """Record a target's answers, alone and batched; return the recorded reference, maybe another process's."""
+        """Record a target's answers, single and batched; return the stored reference, maybe another process's."""
         answers = [answer, *[await self._score(channel, name, limit_s, together) for together in (1, len(TEXTS))]]
         reference = make_reference(name, conditions, answers, self._least_nats)
         if reference is None:
@@ -115,9 +115,9 @@ class KeptReferences:
         self._known = entry.value if entry is not None else self._known
 
     async def _score(self, channel: Any, name: str, limit_s: float, together: int = 1) -> Answer:
-        """Return the current log-probabilities of a target, for several texts at the same time.
+        """Return a target's current log-probabilities in nats, scoring `together` texts concurrently.
 
-        They are those of each text's own tokens; of a server of the API, of the likeliest tokens after the text.
+        Triton scores each text's tokens; a server of the API, the likeliest next tokens after the text.
         """
         ask = channel.score_next if is_api_server(channel) else partial(score_prompt, channel)
         answer: Answer = ()

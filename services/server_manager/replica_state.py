@@ -9,12 +9,12 @@ from services.server_manager.domain.reconcile import Phase
 from shared.errors import SlipwayError, Transient, translate
 
 SUSPICIONS = 2
-"""Silent probes in a row after which a target is taken for dead; an engine that says so itself is dead at once."""
+"""Consecutive failed probes after which a replica is DEAD; after `engine_dead` it is at once."""
 
 
 @dataclass
 class ReplicaState:
-    """One replica: its phase, since when (monotonic seconds), and whether its endpoint has listed it since its load."""
+    """State of one replica; times are monotonic seconds; `listed`: its endpoint has listed it since the load."""
 
     name: str
     endpoint: str
@@ -36,11 +36,11 @@ class ReplicaState:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Its endpoint and its name."""
+        """Endpoint and target name."""
         return self.endpoint, self.name
 
     def note(self, error: SlipwayError | None = None) -> None:
-        """Record that the replica generated, with the error that still applies, if any."""
+        """Record a successful probe, with the remaining error (`logprobs_differ`), if any."""
         self.suspicions, self.hopeless = 0, False
         self.code, self.reason = (error.code, error.reason) if error is not None else (None, "")
 

@@ -16,35 +16,35 @@ from services.server_manager.domain.servable_variants import parse_hardware
 
 
 class AgentSettings(BaseSettings):
-    """The agent beside one Triton: `python -m services.server_manager.agent` (prefix `TRITON_AGENT_`)."""
+    """Settings of the agent: `python -m services.server_manager.agent` (prefix `TRITON_AGENT_`)."""
 
     model_config = SettingsConfigDict(env_prefix="TRITON_AGENT_", frozen=True, extra="ignore", populate_by_name=True)
 
     triton_grpc: str = "127.0.0.1:8001"
-    """Triton's gRPC, as the agent reaches it."""
+    """Triton's gRPC address for the agent."""
     admin_key: SecretStr = SecretStr("")
-    """Key of Triton's restricted model control; no other program has it."""
+    """Key of Triton's restricted model control; give it to no other program."""
     managers: Path = Path("keys/trust/managers.json")
     """File with the public keys of server-manager: `trust/managers.json` of `slipway keys`."""
     term_file: Path = Path(".state/agent/term.json")
-    """File that the highest term is stored in; it must outlive the container."""
+    """File for the highest term; it must outlive the container."""
     listen: str = "127.0.0.1:8003"
-    """Address and port that server-manager reaches it at, by gRPC."""
+    """Listening address and port of the agent's gRPC, for server-manager."""
     http_host: str = Field(default="127.0.0.1", validation_alias="SLIPWAY_HTTP_HOST")
-    """Address that `/healthz` and `/readyz` are served on."""
+    """Listening address of `/healthz` and `/readyz`."""
     http_port: int = Field(default=8080, validation_alias="SLIPWAY_HTTP_PORT")
-    """Port of the same."""
+    """Port of `/healthz` and `/readyz`."""
 
 
 class RuntimeEndpoint(BaseModel):
     """A separate Triton for the versions of one runtime: a field of `SERVER_MANAGER_RUNTIMES`.
 
     Attributes:
-        triton_grpc: `host:port` of its gRPC, as server-manager reaches it.
-        agent_grpc: `host:port` of the gRPC of its agent, which alone has its key.
-        repository: its model repository, which no other Triton has, on a disk that both see.
-        advertised_endpoint: the same as gateways reach it; `triton_grpc` when empty.
-        runtime_file: a `Runtime` as JSON, which says what runs it; not known when not set.
+        triton_grpc: `host:port` of Triton's gRPC for server-manager.
+        agent_grpc: `host:port` of the agent's gRPC.
+        repository: Triton's own model repository, on a disk shared with server-manager.
+        advertised_endpoint: Triton's address for gateways; `triton_grpc` when empty.
+        runtime_file: JSON file with a `Runtime` that describes the engine; unset: unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,8 +60,8 @@ class ServingEndpoint(RuntimeEndpoint):
     """An additional Triton for a runtime: an entry of `SERVER_MANAGER_ENDPOINTS`.
 
     Attributes:
-        runtime: the runtime that it serves.
-        memory_budget_bytes: memory for its targets if it has its own machine; 0: it shares the fleet's budget.
+        runtime: name of the served runtime.
+        memory_budget_bytes: memory for targets on a separate machine; 0: share the fleet's budget.
     """
 
     runtime: str = DEFAULT_RUNTIME
@@ -69,30 +69,30 @@ class ServingEndpoint(RuntimeEndpoint):
 
 
 class ServerManagerSettings(BaseSettings):
-    """The address of each Triton, and the limits of their contents.
+    """The Tritons of a fleet, their engine, and limits of memory and time.
 
     Attributes:
-        triton_grpc: `host:port` of Triton's gRPC, as server-manager reaches it.
-        agent_grpc: `host:port` of the gRPC of the agent beside it, which alone may load and unload.
-        advertised_endpoint: the same as gateways reach it; `triton_grpc` when empty.
-        repository: Triton's model repository, on a disk that both see.
-        runtime_file: a `Runtime` as JSON, which says what runs the targets; it is not known when not set.
-        runtimes: further Tritons, as JSON: the name of each runtime with a `RuntimeEndpoint`. The fields above are the
-            runtime `default`.
-        endpoints: more Tritons of these runtimes, as JSON: the name of each with a `ServingEndpoint`. An active target
-            and what it would be rolled back to are loaded on different ones.
-        artifacts: local copies of model folders, on a disk that both see; below the state folder when not set.
+        triton_grpc: `host:port` of Triton's gRPC for server-manager.
+        agent_grpc: `host:port` of the gRPC of Triton's agent, which alone may load and unload.
+        advertised_endpoint: Triton's address for gateways; `triton_grpc` when empty.
+        repository: Triton's model repository, on a disk shared with server-manager.
+        runtime_file: JSON file with a `Runtime` that describes the engine; unset: unknown.
+        runtimes: further Tritons, as JSON: a `RuntimeEndpoint` by runtime name. The fields above are the runtime
+            `default`.
+        endpoints: more Tritons of these runtimes, as JSON: a `ServingEndpoint` by endpoint name. The active and the
+            previous target of a model are loaded on different endpoints.
+        artifacts: local copies of model folders, on a disk shared with Triton; unset: below the state folder.
         engine: `slipway` (vLLM) or `toy`.
-        device: `cpu` or `gpu`: where vLLM computes.
-        max_model_len: bound on the context, in tokens.
-        engine_args: more of vLLM's engine arguments, as JSON; those of `domain.model_config.ENGINE_ARGUMENTS`.
-        engine_environment: variables for vLLM, as JSON.
+        device: `cpu` or `gpu`, for vLLM.
+        max_model_len: longest context, in tokens.
+        engine_args: vLLM engine arguments, as JSON; allowed: `domain.model_config.ENGINE_ARGUMENTS`.
+        engine_environment: environment variables for vLLM, as JSON.
         toy: parameters of the toy engine, as JSON.
         hardware: `cpu` or `cuda:8.9` (compute capability); empty to detect it on this machine.
-        memory_budget_bytes: what all targets together may reserve, but for those on endpoints with a budget of their
-            own; 0 takes 70 % of the machine's memory.
-        overhead_bytes: what a target reserves besides its weights; 0 takes the engine's usual figure.
-        standby_grace_s: seconds that a model may be without a ready standby before an alert is raised.
+        memory_budget_bytes: memory for all targets, except on endpoints with their own budget; 0: 70 % of the
+            machine's memory.
+        overhead_bytes: memory per target in addition to its weights; 0: the engine's default.
+        standby_grace_s: seconds without a ready standby before an alert is raised.
     """
 
     model_config = SettingsConfigDict(env_prefix="SERVER_MANAGER_", frozen=True, extra="ignore")
@@ -119,17 +119,17 @@ class ServerManagerSettings(BaseSettings):
     probe_interval_s: float = 5.0
     """Seconds between two probes of a target."""
     logprob_tolerance_nats: Annotated[float, Field(gt=0)] = 0.02
-    """Least mean difference of a token's log-probability from what was recorded at staging, for `logprobs_differ`; a
-    large one, such as 1000, allows any."""
+    """Minimum tolerance for the mean difference of token log-probabilities from the reference; above the tolerance
+    the code is `logprobs_differ`. 1000 allows any."""
     linger_s: float = 60.0
-    """Seconds until a target that is no longer needed is unloaded."""
+    """Seconds until an unneeded target is unloaded."""
     order_deadline_s: float = 600.0
-    """How long a traffic order waits for its target to be ready; then it is refused."""
+    """Seconds that a traffic order waits for its target to be ready before it is refused."""
     standby_grace_s: float = 5.0
     silent_limit_s: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds that an endpoint may be silent until what it holds of production is loaded on another one."""
+    """Seconds of an endpoint's silence until its production targets are loaded on other endpoints."""
     tick_s: float = 1.0
-    """Seconds between two passes of the loop."""
+    """Most seconds between two passes of the reconcile loop."""
 
     @field_validator("hardware")
     @classmethod
@@ -162,7 +162,7 @@ class ServerManagerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _share_nothing(self) -> Self:
-        """Refuse two endpoints with the same Triton or repository: each would unload the other's targets."""
+        """Refuse endpoints that share a Triton, agent or repository: each would unload the other's targets."""
         endpoints = self.all_endpoints.values()
         for what, values in {
             "triton_grpc": [endpoint.triton_grpc for endpoint in endpoints],
@@ -177,7 +177,7 @@ class ServerManagerSettings(BaseSettings):
 
     @property
     def all_endpoints(self) -> dict[str, ServingEndpoint]:
-        """All Tritons by name, the main one of the default runtime first."""
+        """All Tritons by endpoint name, the one of the default runtime first."""
         default = ServingEndpoint(
             triton_grpc=self.triton_grpc,
             agent_grpc=self.agent_grpc,

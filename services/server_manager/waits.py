@@ -6,10 +6,9 @@ from shared.runtime.clock import Clock
 
 
 class Waits:
-    """Counts from when this process, as the leader, first saw an order.
+    """Measures how long orders have waited, since this process, as the leader, first saw them.
 
-    The times in the record are of other processes' wall clocks, which may be wrong and may jump. A process that was
-    started again counts anew.
+    Times in the record are not used: other processes' wall clocks may be wrong. After a restart, waits start again.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -21,7 +20,7 @@ class Waits:
         self._since[order_id] = self._clock.monotonic()
 
     def note(self, order_ids: Collection[str]) -> Mapping[str, float]:
-        """Return the seconds since each of these orders was first seen; forget all other orders."""
+        """Return the seconds since each order was first seen; drop all other orders."""
         now = self._clock.monotonic()
         self._since = {order_id: self._since.get(order_id, now) for order_id in order_ids}
         return {order_id: now - since for order_id, since in self._since.items()}

@@ -1,4 +1,4 @@
-"""Asks the agent beside an engine to load, to unload and to list, under the term of this process."""
+"""Client of the agent beside an engine: signed load, unload and index requests under this process's term."""
 
 import itertools
 import re
@@ -23,7 +23,7 @@ _IS_TERM = re.compile(r"[0-9]{1,16}")
 
 
 class AgentClient:
-    """One agent. Its answers and errors are the engine's own, unless the agent itself refuses."""
+    """Calls to one agent; answers and errors are the engine's, unless the agent refuses."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class AgentClient:
         """Set up the calls.
 
         Args:
-            endpoint: `host:port` of its gRPC.
+            endpoint: `host:port` of the agent's gRPC.
             signer: Signs as server-manager.
-            leader: Returns this process and the term under which it acts.
-            note_superseded: Called with the term that supersedes the one of this process.
+            leader: Returns this process and its term.
+            note_superseded: Called with a higher term that supersedes this process's.
         """
         self._endpoint = endpoint
         self._signer = signer
@@ -54,7 +54,7 @@ class AgentClient:
         await self._channels.close()
 
     def is_answering(self) -> bool:
-        """Return whether the last request was answered, by the agent or by the engine behind it."""
+        """Return whether the agent or its engine answered the last request."""
         return self._answers
 
     async def check_life(self) -> None:
@@ -67,12 +67,12 @@ class AgentClient:
             raise self._silent(error) from error
 
     async def ask(self, method: str, request: Any, timeout_s: float) -> Any:
-        """Return the engine's answer to a request about its repository (`RepositoryModelLoad` and others).
+        """Return the engine's answer to a repository request, such as `RepositoryModelLoad`.
 
         Raises:
             LeaseLost: another process has a higher term.
             AgentSilent: the agent does not answer, or refuses.
-            grpc.RpcError: the engine's own.
+            grpc.RpcError: the engine's error.
         """
         import grpc
         from tritonclient.grpc import service_pb2
@@ -85,7 +85,7 @@ class AgentClient:
                 instance = _trailing(error).get(INSTANCE)
                 if not isinstance(instance, str) or instance == self._instance:
                     raise
-                self._instance = instance  # the agent was started since the last request
+                self._instance = instance  # the agent has restarted
                 answer = await self._signed_call(METHODS[method], content, timeout_s)
         except grpc.RpcError as error:
             self._raise_refusal(error)
@@ -112,7 +112,7 @@ class AgentClient:
         return answer
 
     def _raise_refusal(self, error: Any) -> None:
-        """Raise an error of the agent as an exception; return for the engine's errors."""
+        """Raise LeaseLost or AgentSilent for an error of the agent; return for an error of the engine."""
         trailing = _trailing(error)
         if FROM in trailing:
             return

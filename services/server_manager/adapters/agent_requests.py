@@ -1,4 +1,4 @@
-"""Requests to an engine's agent as gRPC metadata, signed with server-manager's key of the bus (nkeys, Ed25519)."""
+"""Signed requests to an engine's agent, as gRPC metadata, by server-manager's NATS key (nkeys, Ed25519)."""
 
 import base64
 import binascii
@@ -20,49 +20,48 @@ REQUEST: Final = "slipway-request-bin"
 KEY: Final = "slipway-key"
 SIGNATURE: Final = "slipway-signature-bin"
 INSTANCE: Final = "slipway-instance"
-"""Metadata of an answer: the run of the agent that gave it."""
+"""Metadata of an answer: id of the agent's run."""
 TERM: Final = "slipway-term"
-"""Metadata of an answer: the term that supersedes the request's."""
+"""Metadata of a refusal: the higher term."""
 FROM: Final = "slipway-from"
-"""Metadata of an error that is the engine's own."""
+"""Metadata that marks an error as the engine's."""
 METHODS: Final = {
     name: f"/inference.GRPCInferenceService/{name}"
     for name in ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload")
 }
-"""What an agent passes on, by Triton's names."""
+"""Full names of the forwarded methods, by Triton's short names."""
 HEALTH: Final = "/grpc.health.v1.Health/Check"
-"""gRPC's own protocol for health: anybody may ask, and is answered that the agent serves."""
+"""gRPC's health protocol, without authentication: the agent answers that it serves."""
 _PREFIX: Final = b"\xffslipway.agent-request.v1\n"
-"""The same key also signs texts that a bus chooses, when it connects: none of them begins with a byte that no UTF-8
-text has."""
+"""Separates requests from NATS nonces signed with the same key: no UTF-8 text begins with this byte."""
 _LISTED: Final = TypeAdapter(tuple[Identity, ...])
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class NotAccepted(Exception):  # noqa: N818 - an answer to the caller
-    """A request is not known to be server-manager's."""
+    """A request without a valid signature by server-manager."""
 
     def __init__(self, code: Code, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
 
 
 def digest(content: bytes) -> str:
-    """Return the digest of a request's bytes."""
+    """Return the hexadecimal SHA-256 of a request's bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
 class Signer:
-    """Signs as server-manager."""
+    """Signs requests as server-manager."""
 
     def __init__(self, seed: str) -> None:
-        """Take the seed of its key of the bus."""
+        """Set the seed of server-manager's NATS key."""
         import nkeys  # not in the agent
 
         self._pair = nkeys.from_seed(bytearray(seed.encode()))
 
     def sign(self, request: AgentRequest) -> Metadata:
-        """Return the metadata of a request."""
+        """Return the signed metadata of a request."""
         payload = canonical_json(request.model_dump(mode="json"))
         return (
             (REQUEST, payload),
@@ -72,14 +71,14 @@ class Signer:
 
 
 class Managers:
-    """The keys that server-manager signs with, read again at every use: one that was withdrawn no longer counts."""
+    """Server-manager's public keys, read at every use, so that a withdrawn key is refused at once."""
 
     def __init__(self, path: Path) -> None:
-        """Take the file `trust/managers.json` of a folder of keys."""
+        """Set the file: `trust/managers.json` of a folder of keys."""
         self._path = path
 
     def open(self, metadata: Mapping[str, str | bytes]) -> AgentRequest:
-        """Return the request.
+        """Return the request in signed metadata.
 
         Raises:
             NotAccepted: `key_not_trusted` or `signature_invalid`.

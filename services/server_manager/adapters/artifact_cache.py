@@ -1,4 +1,4 @@
-"""A local folder per manifest, filled from the object store and verified byte for byte."""
+"""Local cache of artifacts: a folder per manifest, downloaded from the object store and verified by digest."""
 
 import asyncio
 import hashlib
@@ -24,13 +24,13 @@ from shared.storage.blobs import SOURCES, Store, manifest_key
 _FILES = TypeAdapter(tuple[FileEntry, ...])
 _PARTIAL = "partial-"
 _TEXTS = ".texts"
-"""Ending of a folder that has only what describes the model."""
+"""Suffix of a folder with only the describing files, and perhaps a LoRA."""
 _LORA_FILES = frozenset({ADAPTER_CONFIG, "adapter_model.safetensors"})
 _MAX_TEXT_BYTES = 32 * 1024 * 1024
 
 
 class TargetCheck(Protocol):
-    """Knows which targets are proven."""
+    """Verifies the attestations of targets."""
 
     def verify(self, deployable: Deployable) -> None:
         """Raise Permanent unless a target may be loaded."""
@@ -40,10 +40,10 @@ class TargetCheck(Protocol):
 
 
 class ArtifactCache:
-    """Keeps `<root>/<hex of the manifest's digest>/` for every target that is or may soon be loaded."""
+    """Keeps `<root>/<hex manifest digest>/` for each target (implements `ports.Artifacts`)."""
 
     def __init__(self, store: Store, root: Path, *, check: TargetCheck, max_model_len: int | None = None) -> None:
-        """Set the source of artifacts, the folder of copies, and the list of proven targets."""
+        """Set the store, the cache folder, the verifier, and the engine's longest context in tokens."""
         self._store = store
         self._check = check
         self._root = root.absolute()
@@ -51,13 +51,13 @@ class ArtifactCache:
         self._locks: dict[Digest, asyncio.Lock] = {}
 
     def folder(self, digest: Digest) -> Path:
-        """Return the folder of a manifest, whether it exists or not."""
+        """Return the folder path of a manifest, existing or not."""
         return self._root / digest.removeprefix("sha256:")
 
     async def materialise(self, deployable: Deployable, parts: Parts = "all") -> Path:
-        """Return a folder with the files of a target that may be loaded, or with these parts of them.
+        """Verify a target's attestations, then return a folder with the requested parts of its files.
 
-        What is there already is verified again.
+        An existing folder is verified again, by digest.
         """
         digest = deployable.manifest.digest
         async with self._locks.setdefault(digest, asyncio.Lock()):
@@ -68,18 +68,18 @@ class ArtifactCache:
                 raise self._explain(error) or error from error
 
     def _explain(self, error: Exception) -> SlipwayError | None:
-        """Return an error as one of ours, which names the folder that is full; None for an unknown one."""
+        """Return the SlipwayError for an error, with the folder if the disk is full; None if unknown."""
         known = translate(error)
         if known is None or known.code != "disk_full":
             return known
         return Transient("disk_full", f"{known.reason.removesuffix('.')}: {self._root} holds what Triton loads.")
 
     async def assess_traffic(self, deployable: Deployable) -> Problem | None:
-        """Return why a target may not take traffic; None if everything that its version requires is attested."""
+        """Return why a target may not take traffic; None if all required attestations exist."""
         return await asyncio.to_thread(self._check.assess_traffic, deployable)
 
     async def describe(self, deployable: Deployable) -> Description:
-        """Return the description of a materialised target for gateways; raise Permanent if its files lack it."""
+        """Return the description of a materialised target; raise Permanent if its files are invalid."""
         folder = self.folder(deployable.manifest.digest)
         if not folder.is_dir():
             folder = folder.with_name(folder.name + _TEXTS)
@@ -92,7 +92,7 @@ class ArtifactCache:
             raise Permanent("malformed_event", reason) from error
 
     async def keep_only(self, digests: Collection[Digest]) -> None:
-        """Remove the folders of every other manifest, and interrupted downloads."""
+        """Remove the folders of all other manifests, and interrupted downloads."""
         kept = {digest.removeprefix("sha256:") for digest in digests}
         busy = {digest.removeprefix("sha256:") for digest, lock in self._locks.items() if lock.locked()}
         await asyncio.to_thread(self._remove, kept | busy)
@@ -128,20 +128,20 @@ class ArtifactCache:
         return target
 
     def _lora_of(self, manifest: ArtifactRef) -> tuple[Sequence[FileEntry], str]:
-        """Return the files of the LoRA that a variant was made of, below `ADAPTER`; none of any other model."""
+        """Return the files of a variant's LoRA, below `ADAPTER`, and their store prefix; empty without a LoRA."""
         merged = self._parse(manifest).get("merged")
         weights = self._parse(ArtifactRef.model_validate(merged)).get("weights") if merged is not None else None
         if weights is None or (lora := Weights.model_validate(weights)).kind != "lora":
             return (), ""
         ref = lora.ref
-        if scheme_of(ref.uri) is not None:  # the merger brought it into the store
+        if scheme_of(ref.uri) is not None:  # the merger copied it to the store
             ref = ref.model_copy(update={"uri": self._store.uri(manifest_key("folder", ref.digest, SOURCES))})
         files, prefix = self._files_of(ref)
         lora_files = [file for file in files if file.path in _LORA_FILES]
         return [file.model_copy(update={"path": f"{ADAPTER}/{file.path}"}) for file in lora_files], prefix
 
     def _files_of(self, manifest: ArtifactRef) -> tuple[Sequence[FileEntry], str]:
-        """Read which files a manifest names; the manifest of a base points at the manifest of its folder."""
+        """Return a manifest's files and their store prefix; follows a base's reference to its folder manifest."""
         content = self._parse(manifest)
         if "files" not in content and "folder" in content:
             manifest = ArtifactRef.model_validate(content["folder"])
@@ -165,7 +165,7 @@ class ArtifactCache:
 
 
 def is_intact(folder: Path, files: Sequence[FileEntry]) -> bool:
-    """Return whether a folder holds exactly these files, byte for byte."""
+    """Return whether a folder holds exactly these files, by digest."""
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if present != {file.path for file in files}:
         return False
@@ -177,7 +177,7 @@ def is_intact(folder: Path, files: Sequence[FileEntry]) -> bool:
 
 
 def read_texts(folder: Path) -> dict[str, str]:
-    """Return the texts of a folder that describe its model; raise ValueError if one is too long."""
+    """Return the `DESCRIBING_FILES` of a folder, content by name; raise ValueError if one is too large."""
     texts = {}
     for path in (folder / name for name in DESCRIBING_FILES):
         if not path.is_file():

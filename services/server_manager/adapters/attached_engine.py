@@ -1,11 +1,11 @@
-"""Engine adapter for the existing servers attached to one model: it asks which targets they serve.
+"""Engine adapter for one model's attached servers, which Slipway neither starts nor stops.
 
-What an engine is told to load is checked here: every replica of a group lists its name, renders a conversation as the
-version's chat template does, if it tells, and generates a token. Nothing is started or stopped. What no group lists any
-more is gone; it is checked again once a group lists it. For a target in a route, one replica suffices.
+"Loading" a target checks it: every replica of a group lists its name, applies the version's chat template (if it can
+render one), and generates a token. For a target in a route, one replica suffices. A target that no group lists is
+gone; it is checked again once listed.
 
-With a folder of `adapters`, the LoRA of a version is put there, loaded into each replica of a group under the target's
-name, and has to answer otherwise than the base model; it is unloaded when it is needed no more.
+With a folder of `adapters`, a version's LoRA is copied there and loaded into each replica of a group under the target's
+name; its answers must differ from the base model's. It is unloaded when unneeded.
 """
 
 import asyncio
@@ -29,21 +29,21 @@ from shared.serving.http_channel import Listed
 from shared.serving.inference import first_token
 
 LIST_S = 1.5
-"""How long a server may take to list its models, in seconds: a pass waits no longer for one of several engines."""
+"""Seconds for a server to list its models, within the wait of `indexes`."""
 KEPT_S = 10.0
-"""How long what a server listed last counts while it does not answer, in seconds."""
+"""Seconds for which a silent server's last list counts."""
 CHECK_S = 60.0
-"""How long it may take for its first token when it is checked, in seconds."""
+"""Seconds for the first token in a check."""
 RETRY_S, MAX_RETRY_S = 4.0, 60.0
-"""How long a target is left alone that is listed and not served, in seconds; doubled by each check up to the second."""
+"""Seconds of pause after a failed check, doubled by each failure up to `MAX_RETRY_S`."""
 OTHERS: frozenset[Code] = frozenset({"load_failed", "logprobs_differ"})
-"""Codes of a replica that answers and does not serve the version."""
+"""Codes of a replica that answers, but serves another version."""
 CONVERSATION = ({"role": "user", "content": "Is 7 a prime number? Answer yes or no."},)
-"""What shows whether a server has the chat template of a version."""
+"""Rendered to compare a server's chat template with the version's."""
 
 
 class AttachedEngine:
-    """The groups of servers that a model is released into (implements `ports.Engine`)."""
+    """The attached servers of a model, in groups of replicas (implements `ports.AttachedGroups`)."""
 
     runtime: Runtime | None = None
 
@@ -57,9 +57,9 @@ class AttachedEngine:
         *,
         retry_s: float = RETRY_S,
     ) -> None:
-        """Take the addresses of each group, which may change, and the first pause after a failed check.
+        """Set the groups' initial addresses, and the first pause after a failed check.
 
-        `references` has what targets answered when they were staged.
+        `references`: targets' answers at staging.
         """
         self._retry_s = retry_s
         self.groups = groups
@@ -75,14 +75,14 @@ class AttachedEngine:
         self._placed: dict[str, Digest | None] = {}
         self._rendered: dict[str, str | None] = {}
         self._failed: dict[str, tuple[int, float]] = {}
-        """How many checks of a target failed in a row, and until when it is left alone."""
+        """By target: consecutive failed checks, and the monotonic end of the pause."""
         self._digests: dict[str, Digest] = {}
         self._others: dict[str, frozenset[str]] = {}
-        """The replicas that list a target and have another chat template or other weights than its version."""
+        """By target: replicas that list it with another chat template or other weights."""
 
     @property
     def parts(self) -> Parts:
-        """The parts of a version's files that this engine needs."""
+        """The files of a version that this engine needs."""
         return "texts" if self.adapters is None else "adapter"
 
     @property
@@ -91,7 +91,7 @@ class AttachedEngine:
         return ", ".join(url for urls in self.groups.values() for url in urls) or "none"
 
     def addresses(self, name: str) -> tuple[str, ...]:
-        """Return the replicas of the groups that serve a target, also those that do not answer now."""
+        """Return the replicas of groups that list a target, including silent ones, without `_others`."""
         return tuple(url for url in self._replicas(name) if url not in self._others.get(name, ()))
 
     def _replicas(self, name: str) -> list[str]:
@@ -99,25 +99,25 @@ class AttachedEngine:
         return [url for urls in groups for url in urls]
 
     def listed(self, url: str) -> frozenset[str] | None:
-        """Return the names that a replica listed when it was last asked; None if it did not answer."""
+        """Return the model names that a replica last listed; None if it did not answer."""
         return frozenset(self._listed[url]) if url in self._listed else None
 
     def context_tokens(self, name: str) -> int | None:
-        """Return the longest context that all replicas take; None if none tells."""
+        """Return the longest context in tokens that all replicas accept; None if unknown."""
         told = (self._listed.get(url, {}).get(name) for url in self.addresses(name))
         return min((listed.context_tokens for listed in told if listed and listed.context_tokens), default=None)
 
     def may_have(self, name: str) -> bool:
-        """Return whether all replicas of a group listed a target when they were last asked, and no pause is due.
+        """Return whether all replicas of a group last listed a target, and its pause is over.
 
-        An adapter is loaded, and may be listed nowhere; the base model, version 0, has to be.
+        An adapter need not be listed, because it can be loaded; the base model (version 0) must be.
         """
         _, until_s = self._failed.get(name, (0, 0.0))
         is_loaded_here = self.adapters is not None and ".v0." not in name and bool(self._listed)
         return (is_loaded_here or bool(self._group_of(name))) and asyncio.get_running_loop().time() >= until_s
 
     def _group_of(self, name: str) -> tuple[str, ...]:
-        """Return the group that lists a target; else, for a target in a route, the listing replicas; may be empty."""
+        """Return the group that lists a target completely; else, for a routed target, its listing replicas."""
         whole = next((urls for urls in self.groups.values() if all(self._lists(url, name) for url in urls)), ())
         listing = (url for url in self._replicas(name) if name in self.in_routes and self._lists(url, name))
         return whole or tuple(listing)
@@ -126,9 +126,9 @@ class AttachedEngine:
         return name in self._listed.get(url, ())
 
     async def index(self) -> Mapping[str, Indexed]:
-        """Return the checked targets that a server lists; raise Transient `endpoint_unreachable` if no server answers.
+        """Return the checked targets that a server lists; raise Transient `endpoint_unreachable` if none answers.
 
-        One that is silent for a moment counts as it was: gateways notice by themselves, and probes fail.
+        A silent server's last list counts for `KEPT_S`: gateways eject it themselves, and probes fail.
         """
         urls = [url for group in self.groups.values() for url in group]
         answers = await asyncio.gather(
@@ -149,22 +149,22 @@ class AttachedEngine:
         self._failed = {
             name: failed for name, failed in self._failed.items() if self.adapters is not None or self._group_of(name)
         }
-        if self.adapters is None:  # a lost record is no order: what is known stays
+        if self.adapters is None:  # a missing record removes no known target
             return dict(self._checked)
         before = self._placed
         try:
             self._placed = await asyncio.to_thread(list_placed, self.adapters, self._model)
-        except OSError as error:  # the servers may be well
+        except OSError as error:  # the servers may be healthy
             structlog.get_logger().error("the folder of adapters is not readable", reason=str(error))
-        for name in before.keys() - self._placed.keys():  # in another folder now: it is put there by its next load
+        for name in before.keys() - self._placed.keys():  # after a change of folder: the next load copies it
             self._checked.pop(name, None)
-        has_all = len(self._listed) == len(urls)  # then what none lists and no route names is there to be unloaded
+        has_all = len(self._listed) == len(urls)  # then unlisted adapters without a route can be unloaded
         unloaded = self._placed.keys() - self.in_routes.keys() if has_all else ()
         unknown = {name for name in self._placed if self.addresses(name) or name in unloaded} - self._checked.keys()
         return {**self._checked, **{name: self._recall(name) for name in unknown}}
 
     def _recall(self, name: str) -> Indexed:
-        """Return an adapter that was loaded before this process began; one that was proven is known by that."""
+        """Return the entry of an adapter loaded by an earlier process; a proven one counts as checked."""
         digest = self._placed[name]
         entry = Indexed(ready=True, digest=digest, memory_bytes=0)
         if digest is not None:
@@ -181,14 +181,14 @@ class AttachedEngine:
         serving: ServingSettings | None = None,  # noqa: ARG002
         permit: Permit = allow,
     ) -> None:
-        """Check that a group's replicas list a target and generate; for a target in a route one replica suffices.
+        """Load a LoRA if there is one, then check that a group's replicas list the target and generate.
 
-        A LoRA is loaded there first.
+        For a target in a route one replica suffices.
 
         Raises:
-            Transient: `endpoint_unreachable` while no group lists it everywhere, or a replica is away; `load_failed` if
-                one that lists it does not generate, or has another chat template; `logprobs_differ` if it has other
-                weights.
+            Transient: `endpoint_unreachable` while no group lists the target completely, or a replica is silent;
+                `load_failed` if a replica does not generate, or has another chat template; `logprobs_differ` for
+                other weights.
         """
         await permit()
         await self.index()
@@ -225,15 +225,15 @@ class AttachedEngine:
         self._failed[name] = count, until_s
 
     async def _load_adapter(self, name: str, source: Path) -> list[SlipwayError]:
-        """Put a LoRA where the servers see it, and load it where it is missing; do nothing with any other model."""
+        """Copy a LoRA to the shared folder, and load it into replicas without it; do nothing for other models."""
         if self.adapters is None or not await asyncio.to_thread(place, source, self.adapters, name):
             return []
         return await self._load_where_missing(name, self.adapters)
 
     async def _load_where_missing(self, name: str, adapters: Path) -> list[SlipwayError]:
-        """Load an adapter on each answering replica of its group that does not list it; return the errors.
+        """Load an adapter into each answering replica of its group that does not list it; return the errors.
 
-        A group that lists it already is its group, else that of its route, else one without the active version.
+        The group is the one that lists it, else the one in its route, else one without the active version.
         """
         own, active = self.in_routes.get(name, ()), next(iter(self.in_routes.values()), ())
         groups = sorted(self.groups.values(), key=lambda urls: (set(own).isdisjoint(urls), bool({*active} & {*urls})))
@@ -241,7 +241,7 @@ class AttachedEngine:
         missing = [url for url in urls if url in self._listed and not self._lists(url, name)]
         orders = (self._channels.get(url).load_adapter(name, str(adapters / name), CHECK_S) for url in missing)
         answers = await asyncio.gather(*orders, return_exceptions=True)
-        await self.index()  # also of one that was listed already: a LoRA that was put there has to be proven
+        await self.index()  # also without `missing`: the LoRA must be proven
         return [answer for answer in answers if isinstance(answer, SlipwayError)]
 
     def _describe_absence(self, name: str) -> str:
@@ -251,7 +251,7 @@ class AttachedEngine:
         return f"No attached group of {self._model} serves {name}: {'; '.join(listed)}."
 
     async def _render(self, folder: Path) -> str | None:
-        """Return a conversation by the chat template of a version; None without one, or where it renders none."""
+        """Return `CONVERSATION` rendered by a version's chat template; None without one, or if rendering fails."""
         try:
             known = describe_model(await asyncio.to_thread(read_texts, folder))
             if known.chat_template is None:
@@ -263,14 +263,14 @@ class AttachedEngine:
             return None
 
     async def _ask_all(self, urls: Iterable[str], name: str, limit_s: float) -> dict[str, str | SlipwayError]:
-        """Return the first text that each replica generates, or why it does not serve the target."""
+        """Return the first text that each replica generates, or its error, by address."""
 
         async def ask(url: str) -> tuple[str, str | SlipwayError]:
             try:
                 return url, await self._ask(url, name, limit_s)
             except SlipwayError as error:
                 return url, Transient(error.code, f"{url}: {error.reason}")
-            except Exception as error:  # noqa: BLE001 - what one replica does must not hide the others
+            except Exception as error:  # noqa: BLE001 - one replica must not hide the others
                 return url, Transient("endpoint_unreachable", f"{url}: {type(error).__name__}: {error}")
 
         return dict(await asyncio.gather(*map(ask, urls)))
@@ -291,7 +291,7 @@ class AttachedEngine:
         return token
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:  # noqa: ARG002
-        """Forget that a target was checked; its servers run on, without the adapter if it was loaded here."""
+        """Drop the check of a target, and unload its adapter if Slipway loaded one; the servers keep running."""
         await permit()
         self._checked.pop(name, None)
         if self.adapters is None or name not in self._placed:
@@ -302,14 +302,14 @@ class AttachedEngine:
             if isinstance(answer, BaseException):
                 structlog.get_logger().warning("an adapter is not unloaded", target=name, reason=str(answer))
         await self.index()
-        if not any(self._lists(url, name) for url in self._replicas(name)):  # else it is unloaded again, from its files
+        if not any(self._lists(url, name) for url in self._replicas(name)):  # else the next unload needs its files
             await asyncio.to_thread(remove, self.adapters, name)
             self._placed.pop(name, None)
 
     async def probe(self, name: str, deadline_s: float) -> str:
-        """Return the first text that a replica generates; raise what fails all of them.
+        """Return the first text that any replica generates; raise if all replicas fail.
 
-        One that has another chat template or other weights by now is left out until it has the version's.
+        Replicas that now have another chat template or other weights are left out until they match again.
         """
         refused: list[SlipwayError] = []
         if self.adapters is not None and name in self._checked and name in self._placed:
@@ -326,7 +326,7 @@ class AttachedEngine:
         raise next((failure for failure in raised if failure.code != absent.code), raised[0])
 
     def _leave_others_out(self, name: str, answers: Mapping[str, str | SlipwayError]) -> dict[str, SlipwayError]:
-        """Take replicas of another version out of a target's addresses; return all that failed, by address."""
+        """Exclude replicas of another version from a target's addresses; return all errors, by address."""
         failures = {url: answer for url, answer in answers.items() if isinstance(answer, SlipwayError)}
         others = frozenset(url for url, failure in failures.items() if failure.code in OTHERS)
         for url in others - self._others.get(name, frozenset()):

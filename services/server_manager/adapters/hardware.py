@@ -1,4 +1,4 @@
-"""Detects the hardware that serves: the GPUs of this machine, else its CPU."""
+"""Detects the serving hardware: the GPUs of this machine, else its CPU."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 async def detect_hardware() -> Hardware:
-    """Return the GPU with the lowest compute capability that the driver lists; without a driver, the CPU."""
+    """Return the GPU with the lowest compute capability (`nvidia-smi`); without a driver, the CPU."""
     try:
         process = await asyncio.create_subprocess_exec(
             *QUERY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
@@ -32,7 +32,7 @@ async def detect_hardware() -> Hardware:
 
 
 def parse_gpus(listed: str) -> list[Hardware]:
-    """Return the GPUs of a list in the form of `NVIDIA L4, 8.9`, one a line; lines of another form are left out."""
+    """Return the GPUs in lines such as `NVIDIA L4, 8.9`; other lines are ignored."""
     gpus = []
     for line in listed.splitlines():
         name, _, capability = line.rpartition(",")
@@ -43,7 +43,7 @@ def parse_gpus(listed: str) -> list[Hardware]:
 
 
 def detect_cpu() -> Hardware:
-    """Return the CPU with the name that the kernel has for it."""
+    """Return the CPU with its model name from `/proc/cpuinfo`."""
     with contextlib.suppress(OSError):
         for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")

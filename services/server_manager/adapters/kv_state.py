@@ -1,4 +1,4 @@
-"""The routes, and the lease of a fleet, in JetStream key-value buckets."""
+"""Routes, attachments, runtimes and the fleet lease in JetStream key-value buckets."""
 
 import asyncio
 import contextlib
@@ -26,23 +26,23 @@ from shared.storage.kv import Bucket, Conflict, Entry
 
 M = TypeVar("M", bound=BaseModel)
 TERM_STEP: Final = 1_000_000
-"""How far one answer of an agent moves the term of a process: a takeover moves it by one."""
+"""Largest increase of a term by one agent's answer; a takeover increases it by one."""
 
 
 class KvRecords(Generic[M]):
     """The records of one kind in one bucket (implements `shared.storage.compare_and_set.Records`).
 
-    The bus is asked for at each call: the service starts and answers `/healthz` before the bus is there.
+    The connection is looked up at each call, because the service starts before the bus is available.
     """
 
     def __init__(self, js: Callable[[], JetStreamContext], name: str, kind: type[M], *, service: str = "") -> None:
         """Set up the records.
 
         Args:
-            js: Returns the connection of this moment.
-            name: The bucket.
+            js: Returns the current connection.
+            name: The bucket's name.
             kind: The type of the records.
-            service: Whose failpoint `after_cas` a write reaches; none without it.
+            service: The service with the failpoint `after_cas` at writes (for tests); empty for none.
         """
         self._js = js
         self._name = name
@@ -50,7 +50,7 @@ class KvRecords(Generic[M]):
         self._service = service
 
     def bucket(self) -> Bucket[M]:
-        """Return the bucket on the connection of this moment."""
+        """Return the bucket on the current connection."""
         return Bucket(self._js(), self._name, self._kind, service=self._service)
 
     async def get(self, key: str) -> Entry[M] | None:
@@ -58,20 +58,20 @@ class KvRecords(Generic[M]):
         return await self.bucket().get(key)
 
     async def create(self, key: str, value: M) -> int:
-        """Write a record that must not exist yet; raise Conflict if it does."""
+        """Create a record; raise Conflict if it exists."""
         return await self.bucket().create(key, value)
 
     async def update(self, key: str, value: M, revision: int) -> int:
-        """Write a record that must still be at `revision`; raise Conflict if it is not."""
+        """Replace a record at `revision`; raise Conflict if it has another revision."""
         return await self.bucket().update(key, value, revision)
 
     async def keys(self) -> list[str]:
-        """Return all keys of the bucket, those of other kinds too."""
+        """Return all keys of the bucket, also of other kinds of records."""
         return await self.bucket().keys()
 
 
 async def _read_all(records: Records[M]) -> tuple[dict[str, M], dict[str, str]]:
-    """Return every record of a bucket by its key, and why the others cannot be read; nothing without a bucket."""
+    """Return a bucket's records by key, and why others are unreadable; both empty without a bucket."""
     read: dict[str, M] = {}
     unreadable: dict[str, str] = {}
     try:
@@ -98,9 +98,9 @@ class KvRoutes:
         self._unreadable: dict[str, str] = {}
 
     async def all(self) -> RouteListing:
-        """Return every route by model; none when the bucket does not exist.
+        """Return every route by model; none without a bucket.
 
-        A route that is damaged or of another version says nothing about other models: it is listed as unreadable.
+        Damaged routes, and routes of another version, are listed as unreadable.
         """
         routes, unreadable = await _read_all(self._records)
         if routes or unreadable:
@@ -117,7 +117,7 @@ class KvRoutes:
         self._unreadable = unreadable
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
-        """Decide on the current route, and write the result by compare-and-set."""
+        """Apply `change` to the current route, and write the result by compare-and-set."""
         edit: Edit | None = None
 
         def decide(stored: Route | None) -> Route | None:
@@ -137,7 +137,7 @@ class KvAttachments:
         self._records = records
 
     async def all(self) -> dict[str, Attachment | None]:
-        """Return the record of each attached model, None of one that cannot be read; nothing without a bucket.
+        """Return the record of each attached model, None if unreadable; empty without a bucket.
 
         Raises:
             Transient: the bus is silent.
@@ -156,30 +156,30 @@ class KvRuntimes:
         self._key = f"{fleet}{RUNTIMES_SUFFIX}"
 
     async def write(self, runtimes: FleetRuntimes) -> None:
-        """Store them if they changed, with when each state began; raise Transient when the bus does not answer."""
+        """Store changed runtimes, with the start of each state; raise Transient if the bus does not answer."""
         await edit_record(
             self._records, self._key, lambda stored: keep_since(runtimes, stored), name=f"servers/{self._key}"
         )
 
 
 class Terms(Protocol):
-    """Where the term is written beside the engine, readable for every process that may act on it."""
+    """Storage of the term beside the engines, readable by every process that may act on them."""
 
     def read(self) -> Leader | None:
-        """Return who took the engine over last; None when that is not known."""
+        """Return the last process that took the engines over; None if unknown."""
 
     def holds(self, leader: Leader) -> bool:
-        """Return whether the stored term beside every engine of the fleet is the one of this leader."""
+        """Return whether the storage of every engine names this leader."""
 
     def write(self, leader: Leader) -> None:
-        """Write who takes the engine over; raise OSError when that fails."""
+        """Store the process that takes the engines over; raise OSError if that fails."""
 
 
 class KvLeadership:
-    """The lease of a fleet: its holder renews it; one not renewed for `lease_s` lapses.
+    """The fleet lease, renewed by its holder; it expires `lease_s` after the last renewal.
 
-    Others measure `lease_s` on their own clock from the last revision that they saw, so clocks need not agree. The
-    holder itself counts from before its renewal was sent, and takes its lease for over after half of that time.
+    Other processes measure `lease_s` on their own clocks since the last revision that they saw, so clocks need not
+    agree. The holder treats its lease as expired after `lease_s / 2`, measured from before it sent the renewal.
     """
 
     def __init__(
@@ -209,12 +209,12 @@ class KvLeadership:
         self._log = structlog.get_logger()
 
     async def hold(self) -> bool:
-        """Take or renew the lease if possible; return whether it is held now."""
+        """Acquire or renew the lease if possible; return whether this process holds it."""
         async with self._one_at_a_time:
             return await self._renew(after_s=self._lease_s / 3)
 
     async def confirm(self) -> Extent:
-        """Renew the lease now and return its holder's permissions; called before each action on the engine."""
+        """Renew the lease and return this process's permission; to be called before each action on an engine."""
         if self.superseded():
             return Extent.NOTHING
         try:
@@ -225,30 +225,29 @@ class KvLeadership:
         return Extent.ALL if held and self.valid() and not self.superseded() else Extent.NOTHING
 
     def valid(self) -> bool:
-        """Return whether the lease was renewed so recently that no other process can have taken it."""
+        """Return whether the lease was renewed so recently that no other process can hold it."""
         return self._sent is not None and self._clock.monotonic() - self._sent < self._lease_s / 2
 
     def superseded(self) -> bool:
-        """Return whether another process took the engine over, as far as the file beside the engine says."""
+        """Return whether another process took the engines over, by the term stored beside them."""
         last = self._terms.read()
         return last not in (None, self._unwritten, Leader(holder=self._holder, term=self._term))
 
     @property
     def leader(self) -> Leader:
-        """This process, with the term under which it led last."""
+        """This process with its last term."""
         return Leader(holder=self._holder, term=self._term)
 
     def note_superseded(self, term: int) -> None:
-        """Note the term for which an agent refused this process: if it still holds the lease, it takes a higher one.
+        """Record the higher term with which an agent refused this process.
 
-        That happens when the bucket was lost or restored. Otherwise another process holds the lease by now. The
-        answers of an agent are not signed, so one of them moves the term by `TERM_STEP` at most: a term that no agent
-        takes any more is out of reach.
+        If this process still holds the lease (the bucket was lost or restored), it takes an even higher term.
+        Agents' answers are not signed, so one raises the term by at most `TERM_STEP`, to keep it in the valid range.
         """
         self._superseded_by = max(self._superseded_by, min(term, self._term + TERM_STEP))
 
     async def release(self) -> None:
-        """Release the lease, so that another process need not wait until it lapses."""
+        """Release the lease, so that another process need not wait for its expiry."""
         async with asyncio.timeout(self._answer_s), self._one_at_a_time:
             entry = await self._records.get(self._key)
             self._sent = None
@@ -270,7 +269,7 @@ class KvLeadership:
             self._sent = None
             return False
         else:
-            # Above every term that was seen anywhere: the bucket may have been lost or restored since.
+            # Above every known term: the bucket may have been lost or restored.
             known = [self._term, self._superseded_by, last.term if last else 0, entry.value.term if entry else 0]
             own = Leader(holder=self._holder, term=max(known) + 1)
         try:
@@ -286,7 +285,7 @@ class KvLeadership:
         return True
 
     def _may_take(self, entry: Entry[Leader] | None, now: float) -> bool:
-        """Return whether the lease is free: it was given up, it lapsed, or it is this process's with a lost term."""
+        """Return whether the lease is free: missing, released, expired, or this process's own."""
         if entry is None or entry.value.holder in ("", self._holder):
             return True
         if entry.revision != self._seen[0]:
@@ -294,11 +293,11 @@ class KvLeadership:
         return now - self._seen[1] >= self._lease_s
 
     def _note(self, own: Leader, last: Leader | None) -> None:
-        """Write the term beside the engine, before anything is done on it under this term."""
+        """Store the term beside the engines, before any action under it."""
         if self._terms.holds(own):
             return
         try:
             self._terms.write(own)
         except OSError as error:
-            self._unwritten = last  # it stays there, though its term is over
+            self._unwritten = last  # the old term stays stored
             self._log.warning("the term could not be written beside the engine", term=own.term, error=repr(error))

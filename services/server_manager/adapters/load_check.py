@@ -1,4 +1,4 @@
-"""Lets only proven targets be loaded, and remembers which were."""
+"""Admits only targets with valid attestations to be loaded, and stores which were admitted."""
 
 import json
 import threading
@@ -18,20 +18,20 @@ from shared.storage.blobs import Store
 
 
 class LoadCheck:
-    """Verifies targets before a byte of them is fetched.
+    """Verifies targets before any file is downloaded (implements `artifact_cache.TargetCheck`).
 
-    What was proven once may be loaded again whatever becomes of its keys: a key that is revoked blocks new loads, and
-    never takes away what serves when its engine restarts.
+    A target proven once may be loaded again even if its keys are revoked: a revocation blocks new targets, but must
+    not remove a serving one when its engine restarts.
     """
 
     def __init__(self, store: Store, trust: Trust, repository: Path) -> None:
-        """Take the store, the listed keys, and the folder beside the engine's models where verdicts are kept."""
+        """Set the store, the trusted keys, and the model repository, where verdicts are stored."""
         self._store, self._trust = store, trust
         self._path = repository / "slipway-proven.json"
         self._keeping = threading.Lock()
 
     def verify(self, deployable: Deployable) -> None:
-        """Return if the target may be loaded.
+        """Verify that a target may be loaded.
 
         Raises:
             Permanent: `attestation_missing`, `signature_invalid`, `key_not_trusted` or `digest_mismatch`.
@@ -49,9 +49,9 @@ class LoadCheck:
             raise Permanent(problem.code, f"it is not proven: {problem.reason}")
 
     def assess_traffic(self, deployable: Deployable) -> Problem | None:
-        """Return why a target may not take traffic: something that its version requires is not attested; else None.
+        """Return why a target may not take traffic (a required attestation is missing or invalid); else None.
 
-        What was loaded before a key was revoked may stay loaded, and takes no traffic that it does not have already.
+        Unlike `verify`, earlier verdicts do not count: after a revocation a target gets no new traffic.
 
         Raises:
             Transient: `store_unavailable`.
@@ -66,7 +66,7 @@ class LoadCheck:
     def _keys(self) -> tuple[AttesterKey, ...] | Problem:
         try:
             return self._trust.keys()
-        except Permanent as error:  # the list cannot be read: nothing new is proven
+        except Permanent as error:  # unreadable list: nothing new is proven
             return Problem("key_not_trusted", error.reason)
 
     def _kept(self) -> dict[str, Digest]:
@@ -78,7 +78,7 @@ class LoadCheck:
         return kept if isinstance(kept, dict) else {}
 
     def _keep(self, name: str, digest: Digest) -> None:
-        """Remember that a target is proven; several are verified at the same time, each in a thread."""
+        """Store that a target is proven; thread-safe."""
         with self._keeping:
             kept = self._kept()
             if kept.get(name) == digest:
@@ -90,6 +90,6 @@ class LoadCheck:
 
 
 def _digest_of(deployable: Deployable) -> Digest:
-    """Return the digest of a loaded target: its manifest and serving settings."""
+    """Return the digest over a target's manifest and serving settings."""
     settings = "" if deployable.serving is None else deployable.serving.model_dump_json()
     return digest_of(f"{deployable.manifest.digest} {settings}".encode())

@@ -1,4 +1,4 @@
-"""The folder of LoRAs that attached servers load: a folder for each target, whose name is the target's."""
+"""The shared folder from which attached servers load LoRAs: one subfolder per target, with its name."""
 
 import filecmp
 import shutil
@@ -8,11 +8,11 @@ from contracts.vocabulary import Digest
 from services.server_manager.domain.records import target_of
 
 _PROVEN = "manifest.digest"
-"""The file that names what was proven to answer by this name: the digest of the version's manifest."""
+"""The file with the manifest digest of a LoRA that passed its checks."""
 
 
 def place(source: Path, folder: Path, name: str) -> bool:
-    """Copy a LoRA's files to its target's folder unless they are there; return whether the version has a LoRA."""
+    """Copy a LoRA to its target's folder, unless it is there; return whether the version has a LoRA (`source`)."""
     if not source.is_dir():
         return False
     if not folder.is_dir():
@@ -30,7 +30,7 @@ def place(source: Path, folder: Path, name: str) -> bool:
 
 
 def note_proven(placed: Path, digest: Digest) -> None:
-    """Write down that an adapter was proven to answer."""
+    """Store that a LoRA passed its checks, with its manifest digest."""
     path, partial = placed / _PROVEN, placed / f".{_PROVEN}"
     if path.is_symlink() or not path.is_file() or path.read_text() != digest:
         partial.unlink(missing_ok=True)
@@ -39,7 +39,7 @@ def note_proven(placed: Path, digest: Digest) -> None:
 
 
 def list_placed(folder: Path, model: str) -> dict[str, Digest | None]:
-    """Return the targets of a model that have a folder, each with the digest it was proven as; None without a proof.
+    """Return a model's targets with a folder: the proven manifest digest by target name, None without a proof.
 
     Raises:
         OSError: The folder is not readable.
@@ -54,5 +54,5 @@ def list_placed(folder: Path, model: str) -> dict[str, Digest | None]:
 
 
 def remove(folder: Path, name: str) -> None:
-    """Remove the folder of a target."""
+    """Remove a target's folder."""
     shutil.rmtree(folder / name, ignore_errors=True)

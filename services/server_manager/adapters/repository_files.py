@@ -1,4 +1,4 @@
-"""Files beside the engine's models that every process which may control the engine must be able to read."""
+"""Files in the engine's model repository, shared by all server-managers: newest routes, lease term, runtime."""
 
 import os
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from shared.runtime.files import replacing
 from shared.storage.record_format import dump_all, parse_all
 
 DAMAGED = Leader(holder="unknown: the lease file is damaged")
-"""What a file whose content is no term counts as."""
+"""The leader read from a file with invalid content."""
 
 
 class RoutesFile:
-    """The newest routes that were seen (implements `known_routes.Memory`); it lasts as long as the repository."""
+    """File of the newest known routes (implements `known_routes.Memory`)."""
 
     def __init__(self, repository: Path) -> None:
         self._path = repository / "slipway-routes.json"
         self._read: tuple[tuple[int, int, int], dict[str, Route]] | None = None
 
     def load(self) -> dict[str, Route]:
-        """Return the routes, without those of another version; read again only when the file was replaced."""
+        """Return the routes, except of another format version; cached until the file is replaced."""
         try:
             stat = self._path.stat()
             stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -39,12 +39,12 @@ class RoutesFile:
         return dict(self._read[1])
 
     def save(self, routes: dict[str, Route]) -> None:
-        """Replace the file as a whole."""
+        """Replace the file atomically."""
         replace_file(self._path, dump_all(routes))
 
 
 class LeaseFile:
-    """The term under which the engine was last taken over: readable also without the bus."""
+    """File of the last process that took one engine over, readable without the bus."""
 
     def __init__(self, repository: Path) -> None:
         self._path = repository / "slipway-lease.json"
@@ -52,8 +52,8 @@ class LeaseFile:
     def read(self) -> Leader | None:
         """Return the last process that took the engine over; None if the file is missing or unreadable.
 
-        Damaged content counts as another process with the lowest term: it stops every process without the
-        bus, and is overwritten by the process that the bus confirms.
+        Damaged content counts as another process with the lowest term (`DAMAGED`): it stops every process without the
+        bus, and the next lease holder overwrites it.
         """
         try:
             return Leader.model_validate_json(self._path.read_bytes())
@@ -67,29 +67,29 @@ class LeaseFile:
         return self.read() == leader
 
     def write(self, leader: Leader) -> None:
-        """Replace the file as a whole; raise OSError when that fails."""
+        """Replace the file atomically; raise OSError if that fails."""
         replace_file(self._path, leader.model_dump_json().encode())
 
 
 class LeaseFiles:
-    """The term beside each engine of a fleet: one process owns them all (implements `kv_state.Terms`)."""
+    """The lease files of all engines of a fleet (implements `kv_state.Terms`)."""
 
     def __init__(self, files: Sequence[LeaseFile]) -> None:
         self._files = files
 
     def read(self) -> Leader | None:
-        """Return the last process that took the engines over; None without a file. A damaged file takes precedence."""
+        """Return the leader with the highest term; `DAMAGED` if any file is; None without a file."""
         leaders = [leader for file in self._files if (leader := file.read()) is not None]
         if DAMAGED in leaders:
             return DAMAGED
         return max(leaders, key=lambda leader: leader.term, default=None)
 
     def holds(self, leader: Leader) -> bool:
-        """Return whether every file names this holder and term; one that could not be written names an earlier one."""
+        """Return whether every file names this holder and term."""
         return all(file.holds(leader) for file in self._files)
 
     def write(self, leader: Leader) -> None:
-        """Replace each file that differs, also after one could not be; raise OSError for the first that could not."""
+        """Replace every differing file, even after a failure; raise the first OSError at the end."""
         failed: list[OSError] = []
         for file in self._files:
             if file.holds(leader):
@@ -103,7 +103,7 @@ class LeaseFiles:
 
 
 def read_runtime(path: Path | None) -> Runtime | None:
-    """Return the runtime of the targets from the file beside the engine; None if unknown."""
+    """Return the engine's runtime from its file; None if unknown."""
     if path is None:
         return None
     try:
@@ -114,7 +114,7 @@ def read_runtime(path: Path | None) -> Runtime | None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write so that a reader sees the old file or the new one, also after the machine lost power."""
+    """Replace a file atomically, also if power is lost; mode 0644."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         os.fchmod(file.fileno(), 0o644)

@@ -1,4 +1,4 @@
-"""The highest term that an engine's agent has seen, in a file that survives a kill and a loss of power."""
+"""The highest term that an engine's agent has accepted, in a file that survives crashes and power loss."""
 
 import os
 import threading
@@ -12,13 +12,13 @@ from services.server_manager.domain.records import Leader
 
 
 class TermFile:
-    """The process with the highest term. Only the agent writes it."""
+    """File of the process with the highest term, written by the agent only."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file; there is none before the first request.
+        """Read the file; it may not exist before the first request.
 
         Raises:
-            ValueError: The content is no term: which terms are superseded is not known.
+            ValueError: The content is invalid, so superseded terms are unknown.
             OSError: The file cannot be read.
         """
         self._path = path
@@ -36,12 +36,12 @@ class TermFile:
             raise ValueError(msg) from error
 
     def raise_to(self, leader: Leader) -> None:
-        """Store a term if it is higher than the stored one; it is on disk before it counts.
+        """Store a term if it is higher than the stored one; `highest` changes after the write to disk.
 
-        Writes go one after the other, and a slow one that is overtaken by a higher term changes nothing.
+        Thread-safe.
 
         Raises:
-            OSError: It cannot be written; the term before stays.
+            OSError: The file cannot be written; the previous term stays.
         """
         with self._writing:
             if assess_term(self.highest, leader) != "higher":

@@ -1,4 +1,4 @@
-"""Whether a target may take traffic: everything that its version requires is attested, of this very variant."""
+"""Checks before traffic: every attestation that a version requires must exist for the variant."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -85,7 +85,7 @@ def _check_step(
 
 
 def _attested_by(store: Store, link: Signed, step: RequiredStep, deployable: Deployable) -> set[str]:
-    """Return who is behind a link (of an approval its approver), if it attests this step of this variant."""
+    """Return the attester or approver of a link, if it attests the step for the variant; else empty."""
     behind: set[str] = set()
     target, digest = deployable.target, deployable.manifest.digest
     for subject in link.statement.subject:
@@ -107,7 +107,7 @@ def _attested_by(store: Store, link: Signed, step: RequiredStep, deployable: Dep
 
 
 def _stored(store: Store, uri: str, digest: str) -> bytes:
-    """Return a small artifact as it was attested; nothing if it is altered, or is not there."""
+    """Return an attested artifact from the store; empty if missing or altered."""
     try:
         data = store.find(store.key_of(uri)) or b""
     except Permanent:

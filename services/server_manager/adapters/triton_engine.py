@@ -1,4 +1,4 @@
-"""Triton, through its gRPC model control and a model repository on a shared disk."""
+"""Engine adapter for Triton: gRPC model control, and a model repository on a shared disk."""
 
 import asyncio
 import shutil
@@ -24,13 +24,13 @@ MEASURED = "slipway-memory.json"
 READY = "READY"
 GONE = frozenset({"UNAVAILABLE", ""})
 UNLOAD_POLL_S = 0.25
-"""How often Triton is asked whether an unloaded model is gone."""
+"""Seconds between polls for the end of an unload."""
 HEAL_WAIT_S = 5.0
-"""How long a load of the same model waits for its unload, which may never end."""
+"""Seconds that a reload waits for the unload, which may never end."""
 
 
 class Sidecar(BaseModel):
-    """The file beside a model's configuration: the model's source, and the memory that it reserves."""
+    """The file beside a model's configuration: manifest digest, reserved bytes and runtime."""
 
     digest: Digest | None = None
     memory_bytes: Annotated[int, Field(ge=0)] = 0
@@ -38,17 +38,17 @@ class Sidecar(BaseModel):
 
 
 class Measured(BaseModel):
-    """The file that a backend writes beside its configuration (`deploy/backends/memory_report.py`)."""
+    """The file with the measured peak memory, written by the backend (`deploy/backends/memory_report.py`)."""
 
     peak_bytes: Annotated[int, Field(ge=0, le=2**50)]
 
 
 class TritonEngine:
-    """One tritonserver in explicit model control mode.
+    """One tritonserver in explicit model control mode (implements `ports.Engine`).
 
-    Loads, unloads and questions about the repository go to it one at a time. An unload, which Triton answers at once
-    and does afterwards, lasts until the model is gone. Triton 2.51 has damaged its memory when several models
-    had loaded at once and requests came, and then hung in its crash handler.
+    Loads, unloads and indexes are sent one at a time: after concurrent loads, Triton 2.51 corrupted its memory under
+    requests, and hung in its crash handler. Triton answers an unload at once; it counts as ended when the model is
+    gone.
     """
 
     parts: Parts = "all"
@@ -71,15 +71,15 @@ class TritonEngine:
 
         Args:
             endpoint: `host:port` of Triton's gRPC.
-            repository: its model repository.
-            config: the configuration of the models.
-            advertised: the endpoint's address for gateways, if it differs.
-            agent: the agent beside Triton; without one, Triton's model control must need no key.
-            load_timeout_s: time limit of one load.
-            unload_wait_s: time limit of one unload.
+            repository: Triton's model repository.
+            config: the configuration of models.
+            advertised: the address for gateways, if different.
+            agent: Triton's agent; None if Triton's model control needs no key.
+            load_timeout_s: time limit of a load.
+            unload_wait_s: time limit of an unload.
             superseded: returns whether another process took the engine over.
             runtime_file: file with the engine's runtime.
-            references: targets' answers at staging; None compares nothing.
+            references: targets' answers at staging; None disables the comparison.
         """
         self._endpoint = endpoint
         self._advertised = advertised or endpoint
@@ -100,14 +100,14 @@ class TritonEngine:
 
     @property
     def endpoint(self) -> str:
-        """Where gateways reach it, `host:port` of gRPC."""
+        """The gRPC address for gateways, `host:port`."""
         return self._advertised
 
-    def addresses(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - all that it holds
-        """Return where gateways reach a target."""
+    def addresses(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - the same for all
+        """Return the address for gateways, the same for all targets."""
         return (self._advertised,)
 
-    def context_tokens(self, name: str) -> int | None:  # noqa: ARG002 - it is configured with it
+    def context_tokens(self, name: str) -> int | None:  # noqa: ARG002 - configured at the load
         """Return None: the context length follows from the files and settings."""
         return None
 
@@ -121,7 +121,7 @@ class TritonEngine:
         return runtime.model_copy(update={"engine": engine, "server_version": self._server_version})
 
     async def close(self) -> None:
-        """Cancel what was sent and close the channel."""
+        """Cancel pending requests and close the channel."""
         sent = list(self._sent)
         for task in sent:
             task.cancel()
@@ -129,16 +129,16 @@ class TritonEngine:
         await self._channels.close()
 
     async def index(self) -> Mapping[str, Indexed] | None:
-        """Return the models that Triton holds, with their sources.
+        """Return Triton's models by name.
 
-        None while this process loads or unloads a model, and while the agent does not answer: then Triton is asked only
-        whether it lives. Another index is waited for.
+        None while this process loads or unloads a model, or the agent does not answer; then only Triton's liveness is
+        checked. Concurrent calls wait for each other.
         """
         async with self._indexing:
             if self._changes:
                 await self.check_life()
                 return None
-            async with self._control:  # free: no load or unload is under way or waits, and no other index either
+            async with self._control:  # free: no load, unload or index is pending
                 try:
                     states = await self._states()
                 except AgentSilent as error:
@@ -156,7 +156,7 @@ class TritonEngine:
         return str(answer.version)
 
     async def check_life(self) -> None:
-        """Raise Transient `endpoint_unreachable` unless Triton says that it lives; its repository is not asked for."""
+        """Raise Transient `endpoint_unreachable` unless Triton reports to be live."""
         from tritonclient.grpc import service_pb2
 
         answer = await self._ask("ServerLive", service_pb2.ServerLiveRequest(), "the server", 10.0)
@@ -182,7 +182,7 @@ class TritonEngine:
         serving: ServingSettings | None = None,
         permit: Permit = allow,
     ) -> None:
-        """Write the model's configuration and load it; returns when Triton says READY."""
+        """Write the model's configuration and load it; return when Triton reports READY."""
         files = plan_model_files(name, str(folder), plan_target(self._config, name, digest, serving))
         note = Sidecar(digest=digest, memory_bytes=memory_bytes, runtime=self.runtime)
         files[SIDECAR] = note.model_dump_json()
@@ -199,7 +199,7 @@ class TritonEngine:
             except Transient as error:
                 if not _ran_out_of_time(error):
                     raise
-                await self._wait_for(name, {READY, *GONE}, self._unload_wait_s)  # Triton continues with it
+                await self._wait_for(name, {READY, *GONE}, self._unload_wait_s)  # Triton continues loading
                 reason = f"Triton did not load {name} within {self._load_timeout_s:g} s; see its log"
                 raise Transient("load_failed", reason) from error
 
@@ -208,10 +208,10 @@ class TritonEngine:
             self._references.forget(self._endpoint, name)
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:
-        """Unload a model and wait until it is gone, for a while.
+        """Unload a model and wait until it is gone, at most `unload_wait_s`.
 
-        A model whose process was killed with a request in flight stays UNLOADING for ever, but can be loaded again
-        all the same: without `wait`, to load it again, at most `HEAL_WAIT_S` pass.
+        A model with a killed process and a request in flight stays UNLOADING for ever, but can be loaded again:
+        without `wait`, before a reload, the limit is `HEAL_WAIT_S`.
         """
         limit_s = self._unload_wait_s if wait else min(self._unload_wait_s, HEAL_WAIT_S)
 
@@ -222,7 +222,7 @@ class TritonEngine:
         await self._change(permit, request)
 
     async def _wait_for(self, name: str, awaited: Collection[str], limit_s: float) -> None:
-        """Wait until the state of a model is one of these, for a while; a model that is not listed has none, ``""``."""
+        """Wait until a model's state is in `awaited`, at most `limit_s`; an unlisted model has the state ``""``."""
         deadline = asyncio.get_running_loop().time() + limit_s
         while asyncio.get_running_loop().time() < deadline:
             if (await self._states()).get(name, "") in awaited:
@@ -230,12 +230,12 @@ class TritonEngine:
             await asyncio.sleep(UNLOAD_POLL_S)
 
     async def probe(self, name: str, deadline_s: float) -> str:
-        """Return the first text that a model generates; raise `logprobs_differ` if it differs from the staged one."""
+        """Return the first generated text; raise `logprobs_differ` if log-probabilities differ from the reference."""
         channel = self._channels.get(self._endpoint)
         token = await first_token(channel, name, deadline_s=deadline_s)
         if self._references is not None:
             note = await asyncio.to_thread(read_sidecar, self._repository / name)
-            runtime = note.runtime and note.runtime.model_copy(update={"server_version": ""})  # not known at each load
+            runtime = note.runtime and note.runtime.model_copy(update={"server_version": ""})  # unknown at some loads
             conditions = f"{note.digest}, {runtime}, {self._references.hardware}"
             await self._references.check(channel, name, self._endpoint, conditions, deadline_s)
         return token
@@ -247,10 +247,10 @@ class TritonEngine:
         return {model.name: model.state for model in answer.models}
 
     async def _change(self, prepare: Permit, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Prepare and send a request when no other load or unload is under way.
+        """Prepare and send a request once no other load or unload is in progress.
 
-        A caller that is cancelled leaves at once. What was sent by then keeps the others waiting until it has ended,
-        because Triton continues with it; what was not sent by then never is.
+        A cancelled caller returns at once. Triton still completes a sent request, and later ones wait for it; an
+        unsent request is dropped.
         """
         self._changes += 1
         try:
@@ -276,7 +276,7 @@ class TritonEngine:
         self._sent.discard(sent)
         self._end_change()
         if not sent.cancelled():
-            sent.exception()  # retrieved here as well, for a caller that has left
+            sent.exception()  # retrieved here if the caller has left
 
     async def _request(self, method: str, request: str, name: str, timeout_s: float) -> None:
         from tritonclient.grpc import service_pb2
@@ -288,11 +288,11 @@ class TritonEngine:
         except SlipwayError as error:
             if error.code == "endpoint_unreachable":
                 raise
-            # Triton answers INVALID_ARGUMENT when a load fails; that is no fault of the caller.
+            # Triton answers a failed load with INVALID_ARGUMENT.
             raise Transient("load_failed", explain_codes(error.reason.split("\n", 1)[0].strip())) from error
 
     def _fence(self) -> None:
-        """Raise LeaseLost when another process took this engine over."""
+        """Raise LeaseLost if another process took this engine over."""
         if self._superseded():
             raise LeaseLost("another process took the engine over")
 
@@ -315,12 +315,12 @@ class TritonEngine:
         except grpc.RpcError as error:
             known = classify_rpc_error(error, name)
             if known.code == "endpoint_unreachable":
-                self._server_version = ""  # it may be another one when it answers again
+                self._server_version = ""  # may differ after a restart
             raise known from error
 
 
 def _ran_out_of_time(error: Exception) -> bool:
-    """Return whether an error comes from the time limit of a request that Triton may still be working on."""
+    """Return whether an error is a request's timeout, after which Triton may still process it."""
     import grpc
 
     cause = error.__cause__
@@ -328,7 +328,7 @@ def _ran_out_of_time(error: Exception) -> bool:
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for work that cannot be broken off; a caller that is cancelled meanwhile waits for its end as well."""
+    """Wait for uninterruptible work; a cancellation takes effect at its end."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
@@ -338,7 +338,7 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 def read_sidecar(folder: Path) -> Sidecar:
-    """Return the source of a loaded model; empty if the file is missing or damaged."""
+    """Return a model's sidecar; empty if the file is missing or damaged."""
     try:
         return Sidecar.model_validate_json((folder / SIDECAR).read_bytes())
     except (OSError, ValueError):
@@ -346,7 +346,7 @@ def read_sidecar(folder: Path) -> Sidecar:
 
 
 def read_measured(folder: Path) -> int:
-    """Return the most memory that a model's processes have taken, as its backend wrote it; 0 if that is not known."""
+    """Return the peak memory in bytes of a model's processes, as written by its backend; 0 if unknown."""
     try:
         return Measured.model_validate_json((folder / MEASURED).read_bytes()).peak_bytes
     except (OSError, ValueError):
@@ -354,7 +354,7 @@ def read_measured(folder: Path) -> int:
 
 
 def _write_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Replace a model's folder; Triton reads it only when it is told to load.
+    """Replace a model's folder; Triton reads it only at a load.
 
     Raises:
         Transient: disk_full.

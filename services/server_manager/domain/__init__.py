@@ -1,1 +1,1 @@
-"""Pure decisions of server-manager: the desired targets, the loaded ones, and the actions between them."""
+"""Pure decisions of server-manager: desired targets, placement, actions, answers and alerts."""

@@ -1,4 +1,4 @@
-"""Plans alerts: a target of production that does not generate, a model without a ready standby, a blocked load."""
+"""Plans alerts: a production target that does not generate, a model without ready standby, an unproven target."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from services.server_manager.domain.reconcile import Held, Phase
 from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers, target_of
 
 NOT_PROVEN = frozenset({"attestation_missing", "signature_invalid", "key_not_trusted", "digest_mismatch"})
-"""Codes of loads that were refused because the target is not what was attested."""
+"""Codes of loads refused because the target's attestation is missing or invalid."""
 
 
 ITS_OWN = frozenset({"load_failed", "engine_dead", "no_first_token"})
-"""Codes of loads that failed by what was loaded: neither memory, disk nor the store was missing."""
+"""Codes of failed loads that the target itself caused, not memory, disk or store."""
 UNLOADABLE_AFTER = 5
-"""Loads of a suspended target that fail in a row until it is confirmed; with the pauses between them, a minute."""
+"""Consecutive failed loads that confirm a suspension; with backoff, about a minute."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,17 @@ def plan_alerts(
     now: datetime,
     unreadable: Collection[str] = (),
 ) -> list[AlertChange]:
-    """Compare the open alerts with the needs of production.
+    """Return the alerts to raise and to resolve.
 
     Args:
-        record: holds the open alerts.
-        routes: what production needs, by model.
-        held: what the fleet holds.
-        silent: why the server of a target does not answer, by the target's name.
-        disarmed_s: seconds for which each model has had no ready standby.
-        grace_s: seconds that this may last before an alert is raised.
-        now: the moment that a new alert is raised at.
-        unreadable: models of which it is not known what they serve, or whether that answers; `routes` has the newest
-            route that was seen, if any.
+        record: the record with the open alerts.
+        routes: routes by model.
+        held: targets by name.
+        silent: why a target's server does not answer, by target name.
+        disarmed_s: seconds without a ready standby, by model.
+        grace_s: seconds without a ready standby before its alert is raised.
+        now: time of new alerts.
+        unreadable: models with an unreadable route or unknown targets; `routes` may have their newest known route.
     """
     opened = {alert.alert_id for alert in record.alerts}
     wrong = _silent_targets(routes, held, silent)
@@ -67,7 +66,7 @@ def plan_alerts(
     changes = [AlertChange("raised", alert, alert.message) for alert in fresh if alert.alert_id not in opened]
     for alert in record.alerts:
         if alert.target.model in unreadable and alert.target.model not in routes:
-            continue  # whether it still serves is not known
+            continue  # unknown whether it serves
         over = _why_over(alert, routes, held, disarmed, silent)
         if over is not None:
             changes.append(AlertChange("resolved", alert, over))
@@ -77,7 +76,7 @@ def plan_alerts(
 def note_failures(
     known: Mapping[tuple[Target, datetime], int], routes: Mapping[str, Route], held: Mapping[str, Held]
 ) -> dict[tuple[Target, datetime], int]:
-    """Return the consecutive failed loads before each suspension, by its target and start."""
+    """Return the number of consecutive failed loads before each suspension, by target and start."""
     failures = {
         (entry.served.target, entry.since): held[name].failures if (name := str(entry.served.target)) in held else 0
         for route in routes.values()
@@ -92,13 +91,13 @@ def find_unloadable(
     silent: Mapping[str, str],
     before: Mapping[tuple[Target, datetime], int],
 ) -> list[SuspensionJudged]:
-    """Return the verdict on suspended targets that fail to load on endpoints where the active version generates.
+    """Return verdicts on suspended targets that fail to load, although the active version and others generate.
 
     Args:
-        routes: what production needs, by model.
-        held: what the fleet holds.
-        silent: why the server of a target does not answer, by the target's name.
-        before: number of failures before the suspension (`note_failures`).
+        routes: routes by model.
+        held: targets by name.
+        silent: why a target's server does not answer, by target name.
+        before: failed loads before each suspension (`note_failures`).
     """
     verdicts = []
     well = {state.endpoint for name, state in held.items() if state.phase is Phase.READY and name not in silent}
@@ -118,7 +117,7 @@ def find_unloadable(
 
 
 def assess_standby(routes: Mapping[str, Route], held: Mapping[str, Held], silent: Mapping[str, str]) -> dict[str, str]:
-    """Return why automatic rollback is disarmed, for each model that serves and has no ready standby."""
+    """Return why automatic rollback is disarmed, by serving model without a ready standby."""
     reasons = {}
     for model, route in routes.items():
         why = _why_disarmed(route, held, silent)
@@ -156,14 +155,14 @@ def _active(route: Route) -> Target:
 
 
 def _serving(routes: Mapping[str, Route]) -> dict[str, Target]:
-    """Return the targets that take production traffic now."""
+    """Return the targets with production traffic, by name."""
     return {str(served.target): served.target for route in routes.values() for served in route.in_traffic}
 
 
 def _silent_targets(
     routes: Mapping[str, Route], held: Mapping[str, Held], silent: Mapping[str, str]
 ) -> list[tuple[FleetAlert, Target, str]]:
-    """Return the targets that should serve and do not generate, but for those on their first load."""
+    """Return alerts for targets with traffic that do not generate, except during their first load."""
     wrong: list[tuple[FleetAlert, Target, str]] = []
     for name, target in sorted(_serving(routes).items()):
         state = held.get(name)
@@ -174,7 +173,7 @@ def _silent_targets(
 
 
 def _blocked_targets(held: Mapping[str, Held]) -> list[tuple[FleetAlert, Target, str]]:
-    """Return the targets that are not loaded because they are not proven, or answer otherwise than when staged."""
+    """Return alerts for targets that are unproven, or answer differently than at staging."""
     blocked: list[tuple[FleetAlert, Target, str]] = []
     for name, state in sorted(held.items()):
         target = target_of(name)
@@ -197,7 +196,7 @@ def _why_over(
     disarmed: Mapping[str, str],
     silent: Mapping[str, str],
 ) -> str | None:
-    """Return why an alert is over; None while it is not."""
+    """Return why an alert is resolved; None while it is open."""
     model, name = alert.target.model, str(alert.target)
     state = held.get(name)
     if alert.kind == "provenance":

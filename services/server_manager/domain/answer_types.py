@@ -22,14 +22,14 @@ class GrantLease:
 
 @dataclass(frozen=True)
 class ReturnLease:
-    """The held order waits again: a runtime that it needs does not answer, and another order can go."""
+    """Requeue the held lease: an endpoint that it needs does not answer, and another order can be granted."""
 
     lease_id: str
 
 
 @dataclass(frozen=True)
 class FailLease:
-    """The staging order cannot be carried out."""
+    """A refusal of a staging order."""
 
     lease: Lease
     code: Code
@@ -39,7 +39,7 @@ class FailLease:
 
 @dataclass(frozen=True)
 class AnnounceStaged:
-    """The answer that candidate and baseline generate, after `load_s` seconds."""
+    """An announcement that candidate and baseline generate, after `load_s` seconds."""
 
     lease: Lease
     load_s: float = 0.0
@@ -47,7 +47,7 @@ class AnnounceStaged:
 
 @dataclass(frozen=True)
 class RefuseOrder:
-    """The traffic order is not carried out."""
+    """A refusal of a traffic order."""
 
     order: TrafficOrder
     code: Code
@@ -56,20 +56,20 @@ class RefuseOrder:
 
 @dataclass(frozen=True)
 class ApplyOrder:
-    """Everything that the traffic order needs is ready: edit the route."""
+    """An edit of the route by a traffic order with ready targets."""
 
     order: TrafficOrder
 
 
 @dataclass(frozen=True)
 class EndTrial:
-    """The order was carried out though its release has ended: end the canary or the shadow that it began."""
+    """End the canary or shadow that an order began although its release has ended."""
 
     order: TrafficOrder
 
     @property
     def cause_id(self) -> str:
-        """Name of the edit."""
+        """Id of the edit that ends the trial."""
         return derived_id(self.order.order_id, TrafficRequested.TYPE, "ended")
 
 
@@ -77,14 +77,14 @@ Answer = GrantLease | ReturnLease | FailLease | AnnounceStaged | RefuseOrder | A
 
 
 def has_failed(held: Held, limits: Limits) -> bool:
-    """Return whether a target failed for good: hopelessly, or in as many loads as allowed."""
+    """Return whether a target failed permanently, or in `load_attempts` loads."""
     return held.phase is Phase.FAILED and (held.hopeless or held.failures >= limits.load_attempts)
 
 
 def why_refused(deployable: Deployable, limits: Limits, together: Iterable[Deployable] = ()) -> tuple[Code, str] | None:
     """Return code and reason if the fleet lacks the hardware for a target, or the runtime of any of the targets."""
     if deployable.target.model in limits.attached:
-        return None  # what serves it decides that
+        return None  # its servers decide
     unservable = why_not_servable(deployable.target.variant, limits.hardware, deployable.serving)
     if unservable is not None:
         return "variant_not_servable", unservable
@@ -96,28 +96,28 @@ def why_refused(deployable: Deployable, limits: Limits, together: Iterable[Deplo
 
 
 def describe_age(kind: str, age_s: float, limit_s: float) -> str:
-    """Return an order's age and the validity of its kind, as a sentence."""
+    """Return a sentence with an order's age and its validity."""
     return f"The {kind} order was given {age_s / 3600:.0f} h ago; it is valid for {limit_s / 3600:.0f} h."
 
 
 def describe_endpoint(name: str, limits: Limits) -> str:
-    """Return an endpoint's name in a sentence: its runtime, if the runtime has no other endpoint."""
+    """Return how messages name an endpoint: by its runtime, if that has no other endpoint."""
     runtime = limits.endpoints.get(name, name)
     alone = sum(1 for other in limits.endpoints.values() if other == runtime) <= 1
     return f"the runtime {runtime}" if alone else f"the endpoint {name}"
 
 
 def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
-    """Return the memory that targets reserve together."""
+    """Return the total memory of targets in bytes."""
     return sum(limits.memory_bytes(target) for target in targets)
 
 
 def fits(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> bool:
-    """Return whether these targets fit into all memory pools of the fleet.
+    """Return whether targets fit into the fleet's memory pools.
 
     Args:
-        sizes: what each target reserves, by name.
-        homes: the endpoint of each.
+        sizes: bytes by target name.
+        homes: endpoint by target name.
         limits: the endpoints and their memory.
     """
     memory = Memory(limits, ((homes.get(name, ""), size) for name, size in sizes.items()))
@@ -125,7 +125,7 @@ def fits(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> 
 
 
 def describe_measured(targets: Iterable[Deployable], limits: Limits) -> str:
-    """Return the reserved and measured memory of targets, as a sentence; empty without a measurement."""
+    """Return a sentence with the reserved and measured memory of targets; empty without a measurement."""
     parts = [
         f"{target.target} reserves {limits.reserved_bytes(target)} bytes and was measured with {measured}"
         for target in targets
@@ -135,7 +135,7 @@ def describe_measured(targets: Iterable[Deployable], limits: Limits) -> str:
 
 
 def describe_free(others: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> str:
-    """Return each endpoint's free memory beside other targets, as a sentence; empty for a single endpoint."""
+    """Return a sentence with each endpoint's free memory beside `others`; empty for a single endpoint."""
     if len(limits.endpoints) == 1:
         return ""
     memory = Memory(limits, ((homes.get(name, ""), size) for name, size in others.items()))

@@ -1,4 +1,4 @@
-"""The answers to orders: leases to grant, return, fail or announce; traffic orders to refuse or carry out."""
+"""Decides the due answers to orders: leases to grant, return, fail or announce; traffic orders to refuse or apply."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
@@ -43,23 +43,22 @@ def decide_answers(
     copies: Mapping[Key, Held] | None = None,
     lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[Answer]:
-    """Return all answers due now. The edit that stores an answer also makes it no longer due.
+    """Return all answers due now; the edit that stores an answer makes it no longer due.
 
     Args:
         record: The orders and leases.
         routes: The production routes, by model.
-        held: The fleet's targets.
+        held: The fleet's targets, by name.
         limits: Validity of orders, and memory limits.
-        now: The wall clock's time. Only whether an order is still valid is judged by it.
-        waited_s: Seconds since each traffic order, and the held lease, was first seen, by a clock that does not jump.
-        unreadable: Models whose route cannot be read: their orders wait, and nothing waits for them.
-        down: Endpoints that do not answer, with the seconds of their silence: what needs them waits, and lets others go
-            first; what they hold counts as not ready, so that no traffic is switched to it and it is no target to roll
-            back to, and keeps its memory, because nothing can be unloaded there.
+        now: Wall-clock time, for the validity of orders only.
+        waited_s: Monotonic seconds since each traffic order, and the held lease, was first seen.
+        unreadable: Models with unreadable routes: their orders wait, and block no others.
+        down: Seconds of silence by endpoint that does not answer. Orders that need it wait, and others go first. Its
+            targets are not ready, so they get no traffic and are no standby, but keep their memory.
         homes: The endpoint of each target, by name.
-        intact_homes: The same if no endpoint were lost: what fits there waits, though it does not fit now.
-        copies: Further replicas, which take memory until they are unloaded.
-        lacks: Returns whether a target is to be on attached servers, and none serves it: it waits, and lets others go.
+        intact_homes: The same if no endpoint were lost; an order that fits only there waits.
+        copies: Further replicas, which take memory.
+        lacks: Returns whether no attached server serves an attached target: its order waits, and others go first.
     """
     down, homes = down or {}, homes or {}
     record = record.model_copy(
@@ -123,7 +122,7 @@ def decide_answers(
 
 
 def _occupied_bytes(held: Mapping[str, Held], limits: Limits, names: Collection[str]) -> dict[str, int]:
-    """Return the memory in bytes of those targets that are loaded or loading, corrected by measurements."""
+    """Return the bytes of the named targets that are loaded or loading, corrected by measurements."""
     return {
         name: limits.corrected(target.digest, target.memory_bytes)
         for name, target in held.items()
@@ -132,12 +131,12 @@ def _occupied_bytes(held: Mapping[str, Held], limits: Limits, names: Collection[
 
 
 def _would_grant(answers: Iterable[Answer]) -> bool:
-    """Return whether a waiting order gets the lease by these answers."""
+    """Return whether the answers grant the lease."""
     return any(isinstance(answer, GrantLease) for answer in answers)
 
 
 def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits, waited_s: float) -> Answer | None:
-    """Announce a lease whose targets are both ready; fail it if either cannot be loaded."""
+    """Announce a held lease once both targets are ready; fail it if either cannot be loaded; else None."""
     if lease.state != "loading":
         return None
     pair = _pair(lease).values()
@@ -164,17 +163,17 @@ def decide_blocking_lease(
 ) -> Answer | None:
     """Return the answer that ends or requeues a held lease blocked by a silent endpoint; None if it stays.
 
-    While its targets are loaded, it waits again. Once they are staged, a measurement uses them, which has limits of its
-    own; it fails when the endpoint has been silent for `silent_limit_s`.
+    While its targets are loading, the lease is requeued. Once they are staged and measured, it fails after
+    `silent_limit_s` of the endpoint's silence.
 
     Args:
         lease: The held lease.
-        production: The targets that production keeps loaded.
-        limits: What fits.
+        production: The targets that production keeps loaded, by name.
+        limits: Memory and time limits.
         down: Seconds of silence by endpoint.
         occupied_bytes: Memory of targets on silent endpoints, by name.
         homes: The endpoint of each target, by name.
-        lacks: Returns whether a target is to be on attached servers, and none serves it.
+        lacks: Returns whether no attached server serves an attached target.
     """
     pair = _pair(lease)
     silent = [deployable for deployable in pair.values() if home_of(deployable, homes) in down]
@@ -204,12 +203,11 @@ def decide_waiting(
     down: Collection[str] = (),
     lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[Answer]:
-    """Fail leases that can never fit; grant the first that fits now unless traffic orders come first.
+    """Fail waiting leases that can never fit; grant the first that fits now, unless a traffic order is pending.
 
-    Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself. A traffic
-    order that needs a silent endpoint comes first in memory only. What cannot be unloaded (`kept_bytes`) takes memory
-    like production, but only for now: what does not fit beside it waits, and lets others go first. So does what fits
-    only once a lost endpoint is back (`intact_homes`).
+    One lease is held at a time, so that a benchmark has the machine to itself. A traffic order that needs a silent
+    endpoint blocks no lease, but keeps its memory. A lease waits, and others go first, if it does not fit beside
+    targets that cannot be unloaded now (`kept_bytes`), or fits only after a lost endpoint's return (`intact_homes`).
     """
     answers: list[Answer] = []
     production = plan_production(routes)
@@ -242,20 +240,20 @@ def decide_waiting(
 
 
 def _pair(lease: Lease) -> dict[str, Deployable]:
-    """Return candidate and baseline by name."""
+    """Return candidate and baseline of a lease, by name."""
     request = lease.event.data
     return {str(deployable.target): deployable for deployable in (request.candidate, request.baseline)}
 
 
 def _ordered_bytes(record: Servers, limits: Limits) -> dict[str, int]:
-    """Return the memory that the targets of traffic orders reserve, by name."""
+    """Return the bytes of the targets and fallbacks of traffic orders, by name."""
     ordered = [order.event.data for order in record.orders]
     targets = [deployable for request in ordered for deployable in (request.target, request.fallback)]
     return {str(target.target): limits.memory_bytes(target) for target in targets if target is not None}
 
 
 def _sizes(targets: Mapping[str, Deployable], limits: Limits) -> dict[str, int]:
-    """Return the memory that each target reserves, by name."""
+    """Return the bytes of each target, by name."""
     return {name: limits.memory_bytes(target) for name, target in targets.items()}
 
 

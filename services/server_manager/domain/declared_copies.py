@@ -1,4 +1,4 @@
-"""Placement of targets that are loaded on several endpoints, and the order in which they are used. Pure."""
+"""Placement of targets with several replicas, and the choice of a new home among copies. Pure."""
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping
@@ -10,24 +10,23 @@ from services.server_manager.domain.placement import Fleet, assign, endpoints_of
 from services.server_manager.domain.reconcile import Desired, Held, Memory, Phase, held_sizes, production_of
 
 CopyHomes = Mapping[str, tuple[str, ...]]
-"""The endpoints on which a target is to be loaded beside its home, by the target's name."""
+"""Endpoints of copies (replicas beside the home), by target name."""
 
 
 def plan_copies(
     routes: Mapping[str, Route], desired: Mapping[str, Desired], homes: Mapping[str, str], fleet: Fleet
 ) -> dict[str, tuple[str, ...]]:
-    """Return the endpoints for each target's copies, besides its home; fewer than requested if none has memory left.
+    """Return the endpoints for each target's copies; fewer than requested if memory is short.
 
-    A copy of the active version is never where the previous one is, nor the other way round, and none takes memory that
-    a home needs: so copies of active versions go first, and those of a previous one only where no active version is.
-    Before both, a previous version whose home is that of the active one has one copy elsewhere, which becomes its home
-    (`find_parted`). A canary and a shadow have none. What serves stays, then what is held, before any target has a new
-    copy; and all have one more before one has two more, so that a target that asks for many takes none of another's.
-    A lost endpoint keeps its copy while no other one has memory for it.
+    Active and previous version of a model never share an endpoint, and no copy takes memory that a home needs. Copies
+    of active versions are placed before copies of previous ones; canaries and shadows have none. First of all, a
+    previous version on its active version's endpoint gets a copy elsewhere, to become its home (`find_parted`).
+    Existing copies are kept before new ones are placed, in rounds of one copy per target, so that no target takes
+    another's share. A copy on a lost endpoint stays while no other endpoint has memory.
 
     Args:
         routes: the routes by model.
-        desired: all targets to be loaded, and the staging that waits for memory.
+        desired: all targets to load, and the next staging waiting for memory, by name.
         homes: the endpoint of each target, by name.
         fleet: the replicas and the endpoints.
     """
@@ -40,13 +39,13 @@ def plan_copies(
 
 
 class _Plan:
-    """The copies that are chosen so far, and the memory of copies and homes."""
+    """The copies chosen so far, and the memory of copies and homes."""
 
     def __init__(self, desired: Mapping[str, Desired], homes: Mapping[str, str], fleet: Fleet) -> None:
         self._homes, self._fleet = homes, fleet
         unneeded = (state for name, state in fleet.held.items() if name not in desired)
         self._memory = Memory(fleet.limits, home_sizes(homes, desired, fleet))
-        # A new copy fits only beside what nothing needs and is not unloaded yet: some is never unloaded.
+        # New copies must fit beside unneeded targets, too: some are never unloaded.
         self._full = Memory(fleet.limits, [*self._memory.taken.items(), *held_sizes(unneeded, fleet.limits)])
         self.planned: dict[str, tuple[str, ...]] = {}
 
@@ -56,7 +55,7 @@ class _Plan:
         return frozenset([*self.planned.get(name, ()), *([self._homes[name]] if name in self._homes else [])])
 
     def add(self, pairs: Iterable[tuple[ServedTarget | None, ServedTarget | None]], most: int = MAX_COPIES) -> None:
-        """Choose copies of the first target of each pair, apart from the second: existing copies, then new ones."""
+        """Choose copies of each pair's first target on other endpoints than the second's; existing ones first."""
         asking = [
             (first, second)
             for first, second in pairs
@@ -75,7 +74,7 @@ class _Plan:
                     self.planned[str(served.target)] = (*chosen, endpoint)
 
     def _find(self, served: ServedTarget, avoided: Collection[str], *, is_there: bool) -> str | None:
-        """Return the best endpoint with memory for a copy: of those that have it and answer, or of the others."""
+        """Return the best endpoint for a copy: among existing copies if `is_there`, else among others with memory."""
         name, lost = str(served.target), self._fleet.lost
         named = self._fleet.named.get(name, ())
         holding = {*named, *(endpoint for endpoint, of in self._fleet.copies if of == name)} - lost
@@ -99,13 +98,13 @@ def find_survivors(
     down: Collection[str],
     drained: Collection[str],
 ) -> dict[str, str]:
-    """Return the endpoint that becomes the home of each target whose home is lost or drained, by target name.
+    """Return the new home of each target with a lost or drained home, by target name.
 
     Args:
-        held: every target as it is.
-        ready: the endpoints on which copies generate that their routes name, beside the homes.
+        held: the targets by name.
+        ready: endpoints with READY copies in routes, by target name.
         down: endpoints that do not answer.
-        drained: endpoints that are to be empty.
+        drained: drained endpoints.
     """
     survivors = {}
     for name, state in held.items():
@@ -122,16 +121,16 @@ def find_survivors(
 def find_parted(
     routes: Mapping[str, Route], held: Mapping[str, Held], ready: CopyHomes, *, unusable: Collection[str]
 ) -> dict[str, str]:
-    """Return the endpoint that becomes the home of each target that shares its home with its counterpart, by name.
+    """Return new homes for targets that share an endpoint with their model's active version, by target name.
 
-    Two versions of which one replaces the other come together where a copy became a home. Only one of the two is named,
-    the active one only where the other has no copy.
+    They can share one after a copy became a home. One of the two moves; the active version only if the other one has
+    no copy.
 
     Args:
         routes: the routes by model.
-        held: every target as it is.
-        ready: the endpoints on which copies generate that their routes name, beside the homes.
-        unusable: endpoints that do not answer, or are to be empty.
+        held: the targets by name.
+        ready: endpoints with READY copies in routes, by target name.
+        unusable: endpoints that do not answer or are drained.
     """
     homes = {name: state.endpoint for name, state in held.items()}
     parted: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The description of a model for gateways, read from the files beside its weights."""
+"""The description of a model for gateways (chat template, special tokens, context), from its files."""
 
 import json
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Any
 DESCRIBING_FILES = ("config.json", "tokenizer_config.json", "chat_template.jinja")
 DEFAULT_CONTEXT_TOKENS = 2048
 MAX_TEXT_CHARS = 200_000
-"""Limit of a chat template and of a special token: they are part of events and routes, which the bus bounds at 8 MB."""
+"""Longest chat template or special token: both are part of events and routes, limited to 8 MB by the bus."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """Chat template, special tokens and context length of a model."""
+    """A model's chat template, special tokens and context length in tokens."""
 
     chat_template: str | None
     bos_token: str | None
@@ -22,14 +22,14 @@ class Description:
 
 
 def describe_model(files: Mapping[str, str], *, max_model_len: int | None = None) -> Description:
-    """Read a description from the texts of `DESCRIBING_FILES`; files that do not exist are left out.
+    """Return the description in the texts of `DESCRIBING_FILES`; any may be missing.
 
     Args:
-        files: file name to content.
-        max_model_len: the engine's own bound on the context, in tokens.
+        files: content by file name.
+        max_model_len: the engine's longest context, in tokens.
 
     Raises:
-        ValueError: A text is longer than `MAX_TEXT_CHARS`, or is no Unicode text: no event could contain it.
+        ValueError: A text is longer than `MAX_TEXT_CHARS`, or not valid Unicode.
     """
     config = _object(files.get("config.json"))
     tokenizer = _object(files.get("tokenizer_config.json"))
@@ -53,7 +53,7 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def _token(name: str, tokenizer: Mapping[str, Any]) -> str | None:
-    """Return a special token's text; tokenizers write it plain or as an object with `content`."""
+    """Return a special token's text, stored plain or as an object with `content`."""
     value = tokenizer.get(name)
     return _text(name, value.get("content") if isinstance(value, dict) else value)
 
@@ -64,5 +64,5 @@ def _text(name: str, value: Any) -> str | None:
     if len(value) > MAX_TEXT_CHARS:
         msg = f"{name} has {len(value):,} characters; the limit is {MAX_TEXT_CHARS:,}"
         raise ValueError(msg)
-    value.encode()  # half of a surrogate pair raises UnicodeEncodeError, which is a ValueError
+    value.encode()  # a lone surrogate raises UnicodeEncodeError, a ValueError
     return value

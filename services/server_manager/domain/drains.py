@@ -1,4 +1,4 @@
-"""Drained endpoints: acceptance of orders, and the next target to load elsewhere. Pure."""
+"""Drains of endpoints: acceptance of orders, and the next target to transfer. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from services.server_manager.domain.staging import answered
 
 @dataclass(frozen=True)
 class Transfer:
-    """A planned load of a production target on another endpoint, while its drained endpoint still serves it."""
+    """A load of a production target on another endpoint, while its drained endpoint (`source`) serves it."""
 
     name: str
     deployable: Deployable
@@ -25,13 +25,13 @@ class Transfer:
 
     @property
     def key(self) -> Key:
-        """The replica that is to be loaded."""
+        """The replica to load."""
         return self.endpoint, self.name
 
 
 @dataclass(frozen=True)
 class Waits:
-    """Nothing can be loaded elsewhere now, and why."""
+    """Why no target of a drained endpoint can be transferred now."""
 
     endpoint: str
     reason: str
@@ -39,7 +39,7 @@ class Waits:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an order about an endpoint is not carried out."""
+    """Why an endpoint order is refused."""
 
     code: Code
     reason: str
@@ -49,25 +49,25 @@ ADDRESSES_KEPT = 200
 
 
 def add_addresses(record: Servers, addresses: Iterable[str]) -> tuple[str, ...]:
-    """Return the addresses of all endpoints that the fleet has had, the newest last."""
+    """Return the addresses of all past and current endpoints, the current last."""
     now = tuple(addresses)
     return tuple(dict.fromkeys([*(known for known in record.addresses if known not in now), *now]))[-ADDRESSES_KEPT:]
 
 
 def names_drained(record: Servers) -> frozenset[str]:
-    """Return the endpoints that are drained."""
+    """Return the names of drained endpoints."""
     return frozenset(drained.name for drained in record.drained)
 
 
 def plan_transfer(
     production: Mapping[str, Deployable], fleet: Fleet, skipped: Collection[str] = ()
 ) -> Transfer | Waits | None:
-    """Return the next target to load elsewhere, or the reason to wait; None if all have moved.
+    """Return the next transfer, or the reason to wait; None if no target is left to transfer.
 
     Args:
         production: the targets that production keeps loaded, by name, in order of priority.
-        fleet: the replicas and the endpoints, of which drained ones are to be empty.
-        skipped: targets whose last try failed a moment ago.
+        fleet: the replicas and the endpoints.
+        skipped: targets that must not be transferred now, such as after a recent failure.
     """
     limits, waits = fleet.limits, None
     homes = {name: state.endpoint for name, state in fleet.held.items()}
@@ -88,7 +88,7 @@ def plan_transfer(
         sorters = [*apart_from(name, homes, fleet), memory.taken.__getitem__]
         endpoint, _ = assign(
             [each for each in candidates if each in copied], [refuse], sorters
-        )  # its memory is taken already
+        )  # a copy already has its memory
         refusals: list[str] = []
         if endpoint is None:
             endpoint, refusals = assign(candidates, [refuse, partial(lacks, memory, needed)], sorters)
@@ -112,9 +112,9 @@ def assess_endpoint_order(
     fleet: Fleet,
     now: datetime,
 ) -> Refusal | None:
-    """Return why an order about an endpoint is refused; None if it is carried out.
+    """Return why an endpoint order is refused; None to carry it out.
 
-    An endpoint is drained only where all that it serves of production fits on others one after the other.
+    A drain is refused unless all production targets of the endpoint fit on others, transferred one by one.
     """
     asked, known = order.event.data, fleet.limits.endpoints
     if asked.endpoint not in known:
@@ -124,7 +124,7 @@ def assess_endpoint_order(
     if late is not None:
         return Refusal("order_expired", late)
     newest = record.ordered.get(asked.endpoint)
-    # Earlier by both clocks: a server of the bus whose clock is behind makes no order late.
+    # By both clocks: a slow clock of a bus server makes no order late.
     if newest is not None and order.received_at < newest.stored_at and order.event.time < newest.given_at:
         reason = f"A later order about {asked.endpoint} was carried out before this one, which was delivered again."
         return Refusal("superseded", reason)
@@ -142,11 +142,11 @@ def assess_endpoint_order(
 
 
 def _assess_memory(endpoint: str, production: Mapping[str, Deployable], fleet: Fleet) -> Refusal | None:
-    """Return the refusal that names a target of an endpoint that fits nowhere else; None if all fit."""
+    """Return the refusal for a target that fits on no other endpoint; None if all targets fit."""
     held = {
         name: replace(state, phase=Phase.READY) if name in production and state.endpoint == endpoint else state
         for name, state in fleet.held.items()
-        if state.unneeded_s is None  # what nothing needs makes way
+        if state.unneeded_s is None  # unneeded targets are unloaded for it
     }
     for _ in held:
         homes = {(state.endpoint, name) for name, state in held.items()}
@@ -164,7 +164,7 @@ def _assess_memory(endpoint: str, production: Mapping[str, Deployable], fleet: F
 
 
 def enqueue_endpoint_order(record: Servers, order: EndpointOrder) -> Servers:
-    """Put an order about an endpoint in the queue, unless it is there or was answered."""
+    """Queue an endpoint order, unless it is queued or answered."""
     known = {waiting.order_id for waiting in record.endpoint_orders}
     if order.order_id in record.answered or order.order_id in known:
         return record
@@ -172,10 +172,7 @@ def enqueue_endpoint_order(record: Servers, order: EndpointOrder) -> Servers:
 
 
 def answer_endpoint_order(record: Servers, order_id: str, *, carried_out: bool) -> Servers:
-    """Return the record without an answered endpoint order.
-
-    If the order was carried out, the endpoint is drained or returned to use, as ordered.
-    """
+    """Remove an answered endpoint order; if `carried_out`, mark the endpoint drained or in use, as ordered."""
     order = next((waiting for waiting in record.endpoint_orders if waiting.order_id == order_id), None)
     if order is None:
         return record

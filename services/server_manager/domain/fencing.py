@@ -1,4 +1,4 @@
-"""Decides which requests an engine's agent accepts: terms only rise, and no request counts twice."""
+"""Decides which requests an engine's agent accepts: fencing by term, replay protection by sequence number."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -7,9 +7,9 @@ from contracts.vocabulary import Contract
 from services.server_manager.domain.records import Leader
 
 MOST: Final = 2**53
-"""Terms and sequence numbers are below it: what JSON carries exactly everywhere."""
+"""Upper bound of terms and sequence numbers: integers below it are exact in JSON."""
 HOLDERS_KEPT: Final = 1_000
-"""Processes whose last sequence number an agent remembers."""
+"""Most processes with a remembered sequence number."""
 
 TermCheck = Literal["current", "higher", "superseded"]
 
@@ -19,11 +19,11 @@ class AgentRequest(Contract):
 
     Attributes:
         method: Full name of the gRPC method.
-        instance: The run of the agent that it is for: each start draws another one.
-        sequence: Rises with each request of a holder, so that none counts twice.
-        holder: The process.
-        term: The term under which it acts.
-        digest: SHA-256 of the request's bytes, in hexadecimal digits.
+        instance: The addressed run of the agent; each start draws a new id.
+        sequence: Rises with each request of a holder, against replays.
+        holder: The requesting process.
+        term: The holder's lease term.
+        digest: SHA-256 of the request's bytes, hexadecimal.
     """
 
     method: str
@@ -35,14 +35,14 @@ class AgentRequest(Contract):
 
     @property
     def leader(self) -> Leader:
-        """The process and its term."""
+        """The requesting process and its term."""
         return Leader(holder=self.holder, term=self.term)
 
 
 def assess_term(highest: Leader | None, asked: Leader) -> TermCheck:
-    """Return whether a term is the highest seen so far, a higher one, or superseded.
+    """Return whether a term equals the highest one, is higher, or is superseded.
 
-    A term belongs to one process: the same one from another process is superseded, too.
+    Each term belongs to one process; from another process the highest term is superseded, too.
     """
     if highest is None or asked.term > highest.term:
         return "higher"
@@ -51,7 +51,7 @@ def assess_term(highest: Leader | None, asked: Leader) -> TermCheck:
 
 @dataclass
 class Sequences:
-    """The last sequence number of each requesting process; the least recent process is forgotten first."""
+    """The last sequence number of each process; the least recent process is dropped first."""
 
     _last: dict[str, int]
 
@@ -59,7 +59,7 @@ class Sequences:
         self._last = {}
 
     def take(self, holder: str, sequence: int) -> bool:
-        """Return whether a number is new for its process, and note it if so."""
+        """Return whether a number is higher than the process's last one; if so, store it."""
         if not 0 < sequence < MOST or sequence <= self._last.get(holder, 0):
             return False
         self._last.pop(holder, None)

@@ -1,4 +1,4 @@
-"""Targets that stay loaded though none is requested, and those loaded for a lease or an order only."""
+"""Targets that must stay loaded although not desired, and targets loaded only for a lease or order."""
 
 from collections.abc import Collection, Mapping
 
@@ -17,16 +17,16 @@ def plan_temporary(
 ) -> tuple[Target, ...]:
     """Return the targets that are loaded only for a staging lease or a traffic order.
 
-    What was loaded before a lease or an order asked for it is not among them: it may be production of a model whose
-    route is lost. What a route names is production from then on.
+    Targets loaded before their lease or order are excluded: they may be production of a model with a lost route. A
+    target in a route is production from then on.
 
     Args:
-        record: names the ones so far.
-        routes: what production keeps.
-        desired: everything that should be loaded.
-        held: the targets as this process knows them.
-        listed: what the engine has just listed as loaded or under way, which `held` may lack; None when it did not
-            list: then none is left out because it is gone.
+        record: the record with the temporary targets so far.
+        routes: routes by model.
+        desired: all targets to load, by name.
+        held: names of targets known to this process.
+        listed: names that engines list as loaded, loading or unloading; None if an index is missing: then no target
+            counts as gone.
     """
     names = {
         name: target
@@ -43,16 +43,16 @@ def plan_temporary(
 def plan_kept(
     routes: Collection[str], unreadable: Collection[str], temporary: Collection[Target], held: Collection[str]
 ) -> frozenset[str]:
-    """Return the targets that are never unloaded.
+    """Return the names of targets that must not be unloaded.
 
-    A route that is absent says nothing about what serves: the bucket may have been lost or emptied. Of such a model all
-    stays but for temporary targets. Of one whose route cannot be read these stay too: it may name them by now.
+    A missing route does not prove that a model is unused: the bucket may be lost. Its targets stay, except temporary
+    ones; for an unreadable route, which may name them, these stay, too.
 
     Args:
-        routes: the models whose route is known.
-        unreadable: the models whose route exists and cannot be read.
-        temporary: what was loaded for a lease or an order only.
-        held: what the fleet holds.
+        routes: models with known routes.
+        unreadable: models with unreadable routes.
+        temporary: targets loaded only for a lease or order.
+        held: names of the fleet's targets.
     """
     passing = {str(target) for target in temporary}
 

@@ -1,4 +1,4 @@
-"""The full configuration of a Triton model, generated: nothing is left to auto-completion."""
+"""Generates the complete configuration of a Triton model, without Triton's auto-completion."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Device = Literal["cpu", "gpu"]
 
 _Input = tuple[str, str, bool]
 _Output = tuple[str, str, int]
-"""Name and type of a tensor, and whether it may be left out, or how many elements it has (-1: any)."""
+"""Tensor name and type, then for inputs whether optional, for outputs the number of elements (-1: any)."""
 
 _INPUTS = (
     ("text_input", "TYPE_STRING", True),
@@ -37,7 +37,7 @@ _OUTPUTS = (
 )
 _SCORING_INPUTS = (("prompt_token_ids", "TYPE_STRING", True), ("return_prompt_logprobs", "TYPE_BOOL", True))
 _SCORING_OUTPUTS = (("prompt_logprobs", "TYPE_STRING", -1),)
-"""What our own backends have beyond Triton's: the log-probabilities of a prompt's tokens."""
+"""Only Slipway's backends have these: log-probabilities of a prompt's tokens."""
 
 _HTTP_INPUTS = (
     ("cache_salt", "TYPE_STRING", True),
@@ -45,8 +45,7 @@ _HTTP_INPUTS = (
     ("http_body", "TYPE_STRING", True),
 )
 _HTTP_OUTPUTS = (("http_head", "TYPE_STRING", -1), ("http_body", "TYPE_STRING", -1), ("http_record", "TYPE_STRING", -1))
-"""Those of our own backends, too: prefixes that are cached for requests with the same salt only, and requests of the
-OpenAI API with their answers."""
+"""Only Slipway's backends have these: the salt of the prefix cache, and requests and answers of the OpenAI API."""
 
 
 ENGINE_ARGUMENTS = frozenset(
@@ -74,7 +73,7 @@ ENGINE_ARGUMENTS = frozenset(
         "tensor_parallel_size",
     }
 )
-"""The engine arguments that settings may give: sizes and kernels. None that names code, a class or other files."""
+"""The vLLM arguments allowed in settings: sizes and kernels, none that names code, classes or files."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,12 @@ class EngineConfig:
     Raises ValueError for an engine argument that is not in `ENGINE_ARGUMENTS`.
 
     Attributes:
-        kind: `slipway` is vLLM in our backend, `toy` for tests.
+        kind: `slipway` is vLLM in Slipway's backend, `toy` for tests.
         engine_args: vLLM's engine arguments (context length, memory share …).
-        environment: variables for vLLM.
+        environment: environment variables for vLLM.
         toy: parameters of the toy engine.
-        api: settings of the OpenAI API of the engine: see the backend's `server_arguments`.
-        device: where vLLM computes; the backend has defaults for each.
+        api: settings of the engine's OpenAI API (the backend's `server_arguments`).
+        device: vLLM's device; the backend has defaults for each.
     """
 
     kind: EngineKind = "slipway"
@@ -101,7 +100,7 @@ class EngineConfig:
 
     @property
     def scores(self) -> bool:
-        """Whether it reports the log-probabilities of prompts."""
+        """Whether the engine reports log-probabilities of prompts."""
         return self.kind == "slipway" or "token_nll" in self.toy
 
     def __post_init__(self) -> None:
@@ -112,15 +111,15 @@ class EngineConfig:
 
 
 def plan_target(engine: EngineConfig, name: str, digest: Digest, settings: ServingSettings | None) -> EngineConfig:
-    """Return the engine's configuration for a target: its version's settings override the fleet's.
+    """Return the engine's configuration for a target: the version's settings override the fleet's.
 
-    The API gets the model and the fingerprint that its answers name.
+    The API's answers name the model and the target's fingerprint.
 
     Args:
-        engine: the configuration of the fleet.
+        engine: the fleet's configuration.
         name: name of the Triton model, `<model>.v<version>.<variant>`.
-        digest: digest of the manifest that it is loaded from.
-        settings: the serving settings of the version.
+        digest: digest of the target's manifest.
+        settings: the version's serving settings.
     """
     names = {"model": name.split(".", maxsplit=1)[0], "fingerprint": fingerprint(name, digest)}
     return replace(
@@ -131,12 +130,12 @@ def plan_target(engine: EngineConfig, name: str, digest: Digest, settings: Servi
 
 
 def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[str, str]:
-    """Return the files of a Triton model, relative to its folder in the model repository.
+    """Return the files of a Triton model: content by path in its repository folder.
 
     Args:
         name: name of the Triton model.
-        model_dir: folder of the model's weights, as the engine sees it.
-        engine: the engine and its settings.
+        model_dir: the engine's path to the weights.
+        engine: the engine's configuration.
     """
     parameters = {"model_dir": model_dir, "api": json.dumps(dict(engine.api), sort_keys=True)}
     if engine.kind == "toy":
@@ -149,9 +148,9 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
         parameters["environment"] = json.dumps(dict(engine.environment), sort_keys=True)
     inputs = _INPUTS + (_SCORING_INPUTS if engine.scores else ()) + _HTTP_INPUTS
     outputs = _OUTPUTS + (_SCORING_OUTPUTS if engine.scores else ()) + _HTTP_OUTPUTS
-    # On a GPU the engine chooses its devices itself: Triton reserves none.
+    # On a GPU, the engine chooses its devices, not Triton.
     kind = "KIND_MODEL" if engine.kind == "slipway" and engine.device == "gpu" else "KIND_CPU"
-    # Triton wants a version folder, and git-like tools drop empty ones: the file says why it is there.
+    # Triton needs a version folder; a file in it keeps tools from dropping it.
     return {
         "config.pbtxt": _render(name, engine.kind, kind, parameters, (inputs, outputs)),
         "1/model.txt": f"{name} is served from {model_dir}\n",
@@ -186,7 +185,7 @@ def _render(
 
 
 def _quote(text: str) -> str:
-    """Write a string the way protobuf's text format reads it: any byte outside plain ASCII as octal."""
+    """Return a string in protobuf's text format: bytes outside printable ASCII as octal escapes."""
     written = "".join(
         f"\\{byte:03o}" if byte < 0x20 or byte > 0x7E or byte in b'"\\' else chr(byte) for byte in text.encode()
     )

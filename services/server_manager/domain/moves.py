@@ -1,4 +1,4 @@
-"""Targets that are loaded elsewhere than their route says, and copies that are left on another endpoint."""
+"""Moves: updates of a route to the endpoints where its targets are loaded; and copies to unload."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -10,12 +10,12 @@ from decisions.serving.runtimes import runtime_name
 from services.server_manager.domain.reconcile import Held, Key, Limits, Phase, production_of
 
 MOVED = "moved-"
-"""Beginning of the cause of a route whose target was loaded on another endpoint than before."""
+"""Prefix of a route's `cause_id` after a move."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """A pending change of the endpoints that a route names for a target."""
+    """A pending change of a target's endpoints in its route; `endpoints` are names, or addresses if attached."""
 
     model: str
     target: Target
@@ -24,7 +24,7 @@ class Move:
 
     @property
     def cause_id(self) -> str:
-        """Id of the cause of the route after the move; ids are bounded, and addresses are many and long."""
+        """The route's `cause_id` after the move, with a digest of the endpoints to bound its length."""
         endpoints = hashlib.sha256("+".join(self.endpoints).encode()).hexdigest()[:16]
         return f"{MOVED}{self.target}-{endpoints}-{self.epoch}"
 
@@ -41,17 +41,17 @@ def plan_moves(
     ready: Mapping[str, tuple[str, ...]] | None = None,
     attached: Callable[[Deployable], tuple[str, ...]] = lambda _target: (),
 ) -> list[Move]:
-    """Return the pending moves: targets whose route must name other endpoints, at most one per model.
+    """Return the pending moves, at most one per model.
 
     Args:
         routes: the routes by model.
-        held: the targets held.
-        addresses: the address at which gateways reach each endpoint, by its name.
+        held: the targets by name.
+        addresses: the address for gateways, by endpoint name.
         limits: the endpoints and their runtimes.
-        transferred: the endpoint on which a target generates as well and is to be served, by its name.
+        transferred: the endpoint with the ready copy of a transferred target, by target name.
         removed: addresses of endpoints that are no longer configured.
-        copy_homes: the endpoints on which each target is to be loaded beside its home.
-        ready: the endpoints on which copies of it generate.
+        copy_homes: planned endpoints of copies, by target name.
+        ready: endpoints with ready copies, by target name.
         attached: returns the addresses of the attached servers that serve a target.
     """
     moves = []
@@ -84,7 +84,7 @@ def plan_moves(
             if serving is None:
                 continue
             moves.append(Move(model, served.target, serving, route.epoch))
-            break  # the next one is of the next epoch
+            break  # the next move needs the next epoch
     return moves
 
 
@@ -97,10 +97,10 @@ def _serving(
     addresses: Mapping[str, str],
     removed: Collection[str],
 ) -> tuple[str, ...] | None:
-    """Return the endpoints that a route is to name for a target, by name; None if it names them.
+    """Return the names of the endpoints that a route should have for a target; None if it has them.
 
-    Those that it names stay while they are to have the target, also while they do not answer: gateways send them
-    nothing then. One that is to have it no more stays until what replaces it generates. The order is kept.
+    Endpoints in the route stay while the target is planned there, even if they are silent: gateways eject those. Other
+    endpoints stay until their replacement generates. The order is kept.
     """
     names = {address: name for name, address in addresses.items()}
     named = [names[address] for address in served.endpoints if address in names]
@@ -117,7 +117,7 @@ def _serving(
 
 
 def find_removed(routes: Mapping[str, Route], removed: Collection[str]) -> dict[str, str]:
-    """Return the production targets whose route names only removed endpoints, each with the first of them."""
+    """Return the production targets with only removed endpoints in their route: first address by target name."""
     return {
         str(served.target): served.endpoints[0]
         for route in routes.values()
@@ -127,7 +127,7 @@ def find_removed(routes: Mapping[str, Route], removed: Collection[str]) -> dict[
 
 
 def find_unpublished(routes: Mapping[str, Route], answered: Collection[str]) -> list[Route]:
-    """Return the routes that a move has changed and whose fact is not published yet."""
+    """Return the routes last changed by a move that is not published yet."""
     return [route for route in routes.values() if route.cause_id.startswith(MOVED) and route.cause_id not in answered]
 
 
@@ -138,9 +138,9 @@ def find_removable(
     usable: Collection[str],
     kept: Collection[str] = (),
 ) -> set[Key]:
-    """Return the unneeded copies: their target generates elsewhere, and no route may name the copy.
+    """Return the copies to unload: their target generates elsewhere, and no route names the copy.
 
-    A route that is absent says nothing about what serves, so a copy of what is in `kept` stays, like the target.
+    Copies of targets in `kept` stay: their route may be lost.
     """
     return {
         (endpoint, name)

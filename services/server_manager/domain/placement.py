@@ -1,4 +1,4 @@
-"""Chooses the endpoint of each target: where it is, else where a route names it, else apart from its counterpart."""
+"""Chooses the endpoint of each target: its current one, else the one in its route, else one by memory. Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,30 +23,30 @@ from services.server_manager.domain.records import Lease, Servers
 from services.server_manager.domain.traffic import next_previous
 
 Counterparts = Mapping[str, frozenset[str]]
-"""The targets that each target should not share an endpoint with, by name."""
+"""By target name: the targets that it should not share an endpoint with, so that one failure spares either."""
 Filter = Callable[[str], str]
-"""Returns why an endpoint is not taken; an empty text if it may be."""
+"""Returns why an endpoint is excluded; empty if it is not."""
 Sorter = Callable[[str], int]
-"""Returns a number that is smaller for a better endpoint."""
+"""Returns an endpoint's score; smaller is better."""
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """The replicas and the endpoints of a fleet, for the choice of endpoints.
+    """The replicas and endpoints of a fleet, input of placement.
 
     Attributes:
         limits: the endpoints and their memory.
-        held: every target as its home is.
-        copies: what endpoints may hold besides.
-        named: the endpoints that a route names, by the target's name.
-        apart: the targets that should not share an endpoint, both ways.
-        lost: endpoints that have been silent for long: nothing new is placed there while another one is left.
-        earlier: the previously chosen endpoint of each target, by name.
+        held: the state of each target's home, by target name.
+        copies: the state of each copy.
+        named: the endpoints in routes, by target name.
+        apart: targets that should not share an endpoint, both ways.
+        lost: endpoints silent for long; new targets go there only if no other endpoint is left.
+        earlier: the previously chosen home, by target name.
         unlisted: endpoints that have not listed their targets yet.
-        drained: endpoints that take nothing new while another one is left; their targets stay until they are
-            loaded elsewhere (`domain.drains`).
-        answering: the endpoints that answer; for drains only.
+        drained: endpoints that take new targets only if no other is left; their targets stay until transferred
+            (`domain.drains`).
+        answering: endpoints that answer; for drains only.
     """
 
     limits: Limits
@@ -64,9 +64,9 @@ class Fleet:
 def assign(
     candidates: Iterable[str], filters: Sequence[Filter], sorters: Sequence[Sorter]
 ) -> tuple[str | None, list[str]]:
-    """Return the endpoint that sorts first among those that no filter refuses, and why each other one is refused.
+    """Return the best endpoint that passes all filters (None if none does), and the reasons against the excluded ones.
 
-    Of equal ones it is the first; None if all are refused.
+    Sorters apply in order; the first of equal endpoints is chosen.
     """
     whys = {endpoint: next(filter(None, (refuse(endpoint) for refuse in filters)), "") for endpoint in candidates}
     left = [endpoint for endpoint, why in whys.items() if not why]
@@ -75,14 +75,14 @@ def assign(
 
 
 def is_short(memory: Memory, size: int, endpoint: str) -> bool:
-    """Return whether an endpoint has less than a size free (a sorter)."""
+    """Return whether an endpoint has fewer than `size` bytes free (a sorter)."""
     return memory.free(endpoint) < size
 
 
 def lacks(memory: Memory, size: int, endpoint: str) -> str:
-    """Return what an endpoint has free if that is less than a size (a filter).
+    """Return an endpoint's free memory as text if it is less than `size` bytes, else empty (a filter).
 
-    It is rounded down, so that a printed size that does not fit exceeds the printed free one.
+    Free memory is rounded down, so that it is below the printed size.
     """
     free = max(0, memory.free(endpoint))
     printed = f"{free} bytes" if free < MIB else f"{free // MIB} MiB"
@@ -90,7 +90,7 @@ def lacks(memory: Memory, size: int, endpoint: str) -> str:
 
 
 def apart_from(name: str, homes: Mapping[str, str], fleet: Fleet) -> list[Sorter]:
-    """Return two sorters: by the homes of a target's counterparts on an endpoint, then by their copies there."""
+    """Return two sorters: the number of a target's counterparts with their home, then with any replica, there."""
     others = fleet.apart.get(name, frozenset())
     return [
         lambda endpoint: sum(homes.get(other) == endpoint for other in others),
@@ -99,13 +99,12 @@ def apart_from(name: str, homes: Mapping[str, str], fleet: Fleet) -> list[Sorter
 
 
 def plan_homes(desired: Mapping[str, Desired], fleet: Fleet) -> dict[str, str]:
-    """Return the endpoint of each target whose runtime the fleet has, by name.
+    """Return the home of each target with a runtime in the fleet, by name.
 
-    What is loaded stays where it is, and what a route names stays there. What is new goes to an endpoint where it fits,
-    else it waits for memory; of those, to one without its counterpart, then to one with a copy of it only; of those, to
-    one where no copy gives way; of those, to the one that reserves least; of those, to the first. Production on an
-    endpoint that is lost, or that is not loaded and would share an endpoint with its counterpart, is new where it fits
-    on another one.
+    Loaded and routed targets stay. A new target goes to an endpoint with enough memory, else it waits for memory.
+    Preferred, in this order: no home of a counterpart there; no copy of one; room without removing copies; the least
+    reserved memory; the first. A production target is placed anew, if it fits elsewhere, when its endpoint is lost, or
+    when it is not loaded and would share an endpoint with its counterpart.
     """
     limits, homes = fleet.limits, dict[str, str]()
     open_ones: list[tuple[str, Deployable, list[str]]] = []
@@ -124,7 +123,7 @@ def plan_homes(desired: Mapping[str, Desired], fleet: Fleet) -> dict[str, str]:
     for name, deployable, candidates in open_ones:
         size = limits.memory_bytes(deployable)
         before, earlier = homes.pop(name, None), fleet.earlier.get(name, "")
-        keeps_memory = before in fleet.lost  # on another one it is not loaded
+        keeps_memory = before in fleet.lost  # its memory there is not freed
         if before is not None and not keeps_memory:
             memory.taken[before] -= size
             full.taken[before] -= size
@@ -133,7 +132,7 @@ def plan_homes(desired: Mapping[str, Desired], fleet: Fleet) -> dict[str, str]:
         choice = [earlier] if is_kept else candidates
         sorters: list[Sorter] = [*shares, partial(is_short, full, size), full.taken.__getitem__]
         fitting, _ = assign(choice, [partial(lacks, memory, size)], sorters)
-        # What was chosen for a lost one stays, though others that wait for memory there are counted first by now.
+        # A replacement chosen earlier stays, even if targets waiting for memory there now count first.
         stays = before is not None and fitting is None and not (is_kept and keeps_memory)
         homes[name] = before if before and stays else fitting or assign(choice, (), sorters)[0] or choice[0]
         if not keeps_memory or homes[name] != before:
@@ -143,7 +142,7 @@ def plan_homes(desired: Mapping[str, Desired], fleet: Fleet) -> dict[str, str]:
 
 
 def _is_movable(name: str, fixed: str | None, homes: Mapping[str, str], fleet: Fleet) -> bool:
-    """Return whether a target of production may be loaded elsewhere than it is, or than its route says."""
+    """Return whether a production target may get another endpoint than its current or routed one."""
     if fixed in fleet.lost:
         return True
     state = fleet.held.get(name)
@@ -152,7 +151,7 @@ def _is_movable(name: str, fixed: str | None, homes: Mapping[str, str], fleet: F
 
 
 def endpoints_of(deployable: Deployable, limits: Limits) -> list[str]:
-    """Return the endpoints that can serve a target."""
+    """Return the endpoints with a target's runtime, or the engine of its attached model."""
     attached = limits.attached.get(deployable.target.model)
     if attached is not None:
         return [attached]
@@ -161,7 +160,7 @@ def endpoints_of(deployable: Deployable, limits: Limits) -> list[str]:
 
 
 def _settled(name: str, target: Desired, fleet: Fleet) -> Iterable[str]:
-    """Return where a target is or was meant to be, the more certain first."""
+    """Yield a target's current, routed and earlier chosen endpoint, in this order."""
     state = fleet.held.get(name)
     if state is not None and state.phase is not Phase.FAILED:
         yield state.endpoint
@@ -173,7 +172,7 @@ def _settled(name: str, target: Desired, fleet: Fleet) -> Iterable[str]:
 
 
 def home_sizes(homes: Mapping[str, str], desired: Mapping[str, Desired], fleet: Fleet) -> Iterator[tuple[str, int]]:
-    """Yield endpoint and size of each target that is desired; what else is held goes when its memory is needed."""
+    """Yield endpoint and bytes of each desired target; others are unloaded when memory is needed."""
     for name, target in desired.items():
         if name in homes:
             there = dict(held_sizes([fleet.held[name]] if name in fleet.held else [], fleet.limits)).values()
@@ -181,18 +180,18 @@ def home_sizes(homes: Mapping[str, str], desired: Mapping[str, Desired], fleet: 
 
 
 def _copied_sizes(homes: Mapping[str, str], desired: Mapping[str, Desired], fleet: Fleet) -> Iterator[tuple[str, int]]:
-    """Yield endpoint and size of each copy that a route names, beside the homes of their targets."""
+    """Yield endpoint and bytes of each copy in a route."""
     for name in desired.keys() & fleet.named.keys():
         for endpoint in set(fleet.named[name]) - {homes.get(name)}:
             yield endpoint, fleet.limits.memory_bytes(desired[name].deployable)
 
 
 def find_all_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return the endpoints that a route names, by the target's name, in their order.
+    """Return the names of the endpoints in routes, by target name, in the route's order.
 
     Args:
         routes: the routes by model.
-        addresses: the name of each endpoint by the address at which gateways reach it.
+        addresses: endpoint name by address for gateways.
     """
     named: dict[str, tuple[str, ...]] = {}
     for served in (served for route in routes.values() for served in production_of(route)):
@@ -203,10 +202,10 @@ def find_all_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) ->
 
 
 def find_counterparts(record: Servers, routes: Mapping[str, Route]) -> Counterparts:
-    """Return the targets that should not share an endpoint: the active target and its replacements.
+    """Return the targets that should not share an endpoint.
 
-    These are the active target of each model and its previous one or canary; the target of an order, or of a staging,
-    and what will be behind it.
+    These are a model's active target and its other routed targets; the target of a traffic order and its standby; a
+    staged candidate and its baseline or active target.
     """
     pairs: list[tuple[Deployable | None, Deployable | None]] = [
         (route.active, behind) for route in routes.values() for behind in production_of(route)
@@ -232,7 +231,7 @@ def leases_of(record: Servers) -> list[Lease]:
 
 
 def plan_all_homes(record: Servers, desired: Mapping[str, Desired], fleet: Fleet) -> dict[str, str]:
-    """Return the endpoint of each desired target, and of targets waiting to be staged."""
+    """Return the home of each desired target, and of targets waiting to be staged, by name."""
     homes = plan_homes(desired, fleet)
     for lease in record.waiting:
         pair = (lease.event.data.baseline, lease.event.data.candidate)
@@ -248,5 +247,5 @@ def plan_all_homes(record: Servers, desired: Mapping[str, Desired], fleet: Fleet
 
 
 def find_lost(silent_s: Mapping[str, float], limits: Limits) -> frozenset[str]:
-    """Return the endpoints silent for at least `silent_limit_s`, where nothing new is placed."""
+    """Return the endpoints silent for at least `silent_limit_s`."""
     return frozenset(name for name, seconds in silent_s.items() if seconds >= limits.silent_limit_s)

@@ -1,4 +1,4 @@
-"""The progress of leases and orders: the number of generating targets, and the state of the others."""
+"""Progress reports of leases and orders: the number of ready targets, and the state of the others. Pure."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -17,10 +17,10 @@ def assess_progress(
     homes: Mapping[str, str] | None = None,
     lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[tuple[Event[Any], WorkProgressed]]:
-    """Return the progress of the held lease and pending orders: ready targets, and the state of the others.
+    """Return the progress of the loading lease, of traffic orders, and of leases waiting for attached servers.
 
-    So are waiting leases that attached servers do not serve yet (`lacks`). `down` names the endpoints that do not
-    answer, `homes` the endpoint of each target.
+    `down`: endpoints that do not answer; `homes`: endpoint by target name; `lacks`: returns whether no attached server
+    serves an attached target.
     """
     reports: list[tuple[Event[Any], WorkProgressed]] = []
     homes = homes or {}

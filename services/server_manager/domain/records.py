@@ -1,4 +1,4 @@
-"""The record of a fleet, in the bucket `servers`, and the lease on it."""
+"""Records of a fleet in the bucket `servers`: its state, and the lease on it."""
 
 from typing import Literal
 
@@ -15,34 +15,34 @@ FleetAlert = Literal["engine", "standby", "provenance"]
 
 
 class Lease(Contract):
-    """A staging order, waiting or held. Its id is the id of the event that asked for it."""
+    """A staging order, waiting or held."""
 
     event: Event[StageRequested]
     state: Literal["waiting", "loading", "staged"] = "waiting"
 
     @property
     def lease_id(self) -> str:
-        """Name of the lease."""
+        """Id of the lease: the id of its event."""
         return self.event.id
 
 
 class TrafficOrder(Contract):
-    """A traffic order without an answer yet."""
+    """An unanswered traffic order."""
 
     event: Event[TrafficRequested]
     received_at: Instant
 
     @property
     def order_id(self) -> str:
-        """Name of the order: it becomes the route's cause."""
+        """Id of the order, which becomes the route's `cause_id`."""
         return self.event.id
 
 
 class Closed(Contract):
-    """A release or candidate whose staging ended: its orders are void.
+    """The end of a release, or of a candidate's staging: its orders are void.
 
-    `candidate` is None when the whole release ended. A release stages a candidate once for each purpose, so `purpose`
-    names the ended order; None (facts of an earlier version) ends all orders before it.
+    `candidate` is None if the whole release ended. `purpose` selects one of a candidate's stagings; None (in facts of
+    an earlier Slipway) selects all before `at`.
     """
 
     release_id: str
@@ -51,7 +51,7 @@ class Closed(Contract):
     purpose: StagingPurpose | None = None
 
     def covers(self, event: Event[StageRequested]) -> bool:
-        """Return whether a staging order was ended by this, in whatever order the two facts arrive."""
+        """Return whether this end applies to a staging order, whichever event arrived first."""
         request = event.data
         if self.release_id != request.release_id:
             return False
@@ -65,7 +65,7 @@ class Closed(Contract):
 
 
 def target_of(name: str) -> Target | None:
-    """Return the target that an engine's model serves; None for a foreign model."""
+    """Return the target with an engine's model name; None for a foreign model."""
     parts = name.split(".")
     if len(parts) != 3 or not parts[1].removeprefix("v").isdecimal():
         return None
@@ -78,26 +78,26 @@ def target_of(name: str) -> Target | None:
 
 
 class EndpointOrder(Contract):
-    """An administrator's order about an endpoint that was not answered yet."""
+    """An administrator's unanswered order about an endpoint."""
 
     event: Event[EndpointOrdered]
     received_at: Instant
 
     @property
     def order_id(self) -> str:
-        """Name of the order."""
+        """Id of the order."""
         return self.event.id
 
 
 class OrderedAt(Contract):
-    """When an order was given by its sender's clock, and stored by the clock of the bus."""
+    """Times of an order: given, by its sender's clock; stored, by the clock of the bus."""
 
     given_at: Instant
     stored_at: Instant
 
 
 class DrainedEndpoint(Contract):
-    """An endpoint that takes nothing new, and whose targets of production are loaded on others."""
+    """A drained endpoint: it takes no new targets, and its production targets move to others."""
 
     name: str
     actor: str
@@ -106,7 +106,7 @@ class DrainedEndpoint(Contract):
 
 
 class LoadedTarget(Contract):
-    """A target that Triton holds, as others may see it."""
+    """Public state of a target on an engine."""
 
     target: Target
     manifest_digest: Digest
@@ -116,13 +116,13 @@ class LoadedTarget(Contract):
 
 
 class TargetCopies(Contract):
-    """A target that is to be loaded on several endpoints.
+    """A target with several replicas.
 
     Attributes:
         target: the target.
-        asked: on how many endpoints its release's policy asks to load it.
-        serving: on how many it generates.
-        memory_bytes: what it reserves beside its home.
+        asked: replicas requested by its release's policy.
+        serving: replicas that generate.
+        memory_bytes: reserved memory of its copies.
     """
 
     target: Target
@@ -132,14 +132,14 @@ class TargetCopies(Contract):
 
 
 class MeasuredFiles(Contract):
-    """The most memory that a target of these files was seen to take on an engine."""
+    """Peak memory of an engine with a target, by the target's manifest digest."""
 
     digest: Digest
     peak_bytes: int
 
 
 class OpenAlert(Contract):
-    """An open alert about `target`: it does not generate, has no ready target to roll back to, or is not proven."""
+    """An open alert: `target` does not generate, has no ready standby, or is not proven."""
 
     target: Target
     raised_at: Instant
@@ -148,7 +148,7 @@ class OpenAlert(Contract):
 
     @property
     def alert_id(self) -> str:
-        """Stable name of the alert: one per target, or per model for its standby."""
+        """Stable id: one alert per kind and target, or per model for `standby`."""
         return f"standby-{self.target.model}" if self.kind == "standby" else f"{self.kind}-{self.target}"
 
 
@@ -158,30 +158,30 @@ class Servers(OutboxRecord):
     memory_budget_bytes: int = 0
     loaded: tuple[LoadedTarget, ...] = ()
     copies: tuple[TargetCopies, ...] = ()
-    """The targets of production that are to be loaded on several endpoints."""
+    """Production targets with several replicas."""
     measured: tuple[MeasuredFiles, ...] = ()
-    """The memory that targets took, by the digest of their manifests, the one measured last at the end."""
+    """Measured peak memory, the latest last."""
     lease: Lease | None = None
     waiting: tuple[Lease, ...] = ()
     orders: tuple[TrafficOrder, ...] = ()
     closed: tuple[Closed, ...] = ()
     alerts: tuple[OpenAlert, ...] = ()
     temporary: tuple[Target, ...] = ()
-    """Loaded for a staging lease or a traffic order only: may be unloaded though their model has no route."""
+    """Targets loaded only for a staging lease or traffic order: may be unloaded even without a route."""
     endpoint_orders: tuple[EndpointOrder, ...] = ()
-    """Orders of administrators about endpoints that are not answered yet."""
+    """Unanswered endpoint orders."""
     drained: tuple[DrainedEndpoint, ...] = ()
-    """The endpoints that are drained; they stay so until an order says otherwise, whatever is configured."""
+    """Drained endpoints, until an order returns them to use."""
     ordered: dict[str, OrderedAt] = Field(default_factory=dict)
-    """The newest order about each endpoint that was carried out: an earlier one comes too late."""
+    """Newest executed order by endpoint; earlier orders are refused."""
     addresses: tuple[str, ...] = ()
-    """How gateways reached the endpoints that the fleet has had: one that is not configured any more was removed."""
+    """Addresses of past and current endpoints; those no longer configured are removed endpoints."""
     answered: tuple[str, ...] = ()
-    """The ids of orders that were answered; one that is delivered again is not answered a second time."""
+    """Ids of answered orders, so that a redelivered order is not answered twice."""
 
 
 class Leader(Contract):
-    """Which process acts on the fleet: `servers/<fleet>.leader`. Every renewal is a new revision."""
+    """The process that holds the fleet lease: `servers/<fleet>.leader`. Every renewal is a new revision."""
 
     holder: str
     term: int = 0

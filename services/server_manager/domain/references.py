@@ -1,4 +1,4 @@
-"""The log-probabilities of fixed texts recorded when a target was staged, and their later comparison."""
+"""References: log-probabilities of fixed texts, recorded when a target was staged and compared at later loads."""
 
 import math
 from collections.abc import Sequence
@@ -19,24 +19,24 @@ TEXTS: Final = (
     "SELECT name, price FROM products WHERE price > 100 ORDER BY name;",
     "La casa de mi abuela tiene un jardín con muchas flores rojas.",
 )
-"""What a target is asked to score: other texts would make every record useless."""
+"""The texts that targets score; a change invalidates every stored reference."""
 SPREAD_FACTOR: Final = 4.0
-"""How many times the largest difference between repetitions a later answer may differ."""
+"""Tolerance, as a multiple of the largest distance between repetitions."""
 KEPT: Final = 200
-"""Most references that a record keeps."""
+"""Most references in a record."""
 
 Answer = tuple[tuple[float, ...], ...]
-"""For each text the log-probability of each of its tokens but the first, in nats."""
+"""By text: the log-probability in nats of each token after the first."""
 
 
 class Reference(Contract):
-    """The recorded log-probabilities of one target's first load.
+    """The log-probabilities of one target's first load.
 
     Attributes:
-        target: its name.
-        conditions: manifest, runtime and hardware: answers under other conditions are not compared.
+        target: the target's name.
+        conditions: manifest, runtime and hardware; only answers under equal conditions are compared.
         logprobs: the answer.
-        tolerance_nats: maximum distance of a later answer (`distance_nats`).
+        tolerance_nats: largest accepted distance of a later answer (`distance_nats`).
     """
 
     target: str
@@ -51,20 +51,20 @@ class References(StoredRecord):
     references: tuple[Reference, ...] = ()
 
     def find(self, target: str, conditions: str) -> Reference | None:
-        """Return the reference of a target under these conditions; None if there is none."""
+        """Return the reference of a target under `conditions`; None without one."""
         return next((each for each in self.references if (each.target, each.conditions) == (target, conditions)), None)
 
     def with_new(self, reference: Reference) -> "References":
-        """Return the record with a new reference; unchanged if the target has one under these conditions."""
+        """Return the record with a new reference; unchanged if one exists for its target and conditions."""
         if self.find(reference.target, reference.conditions) is not None:
             return self
         return self.model_copy(update={"references": (*self.references, reference)[-KEPT:]})
 
 
 def distance_nats(first: Answer, second: Answer) -> float:
-    """Return the mean difference of a token's log-probability, of the text where it is largest.
+    """Return the mean absolute difference of token log-probabilities, of the worst text.
 
-    Infinite where the tokens are not the same, or a figure is none.
+    Infinite if the numbers of tokens differ, or a value is not finite.
     """
     if [len(text) for text in first] != [len(text) for text in second]:
         return math.inf
@@ -74,13 +74,13 @@ def distance_nats(first: Answer, second: Answer) -> float:
 
 
 def make_reference(target: str, conditions: str, answers: Sequence[Answer], least_nats: float) -> Reference | None:
-    """Return the reference of a target that was asked several times; None without figures, or if the tokens change.
+    """Return the reference from repeated answers of a target; None if their distance is infinite.
 
     Args:
-        target: its name.
-        conditions: what it was loaded from and what computes.
-        answers: what it answered, each time in another company, on which kernels depend; the first one is kept.
-        least_nats: the least tolerance.
+        target: the target's name.
+        conditions: manifest, runtime and hardware.
+        answers: repetitions with different batching, which changes kernels; the first one is stored.
+        least_nats: minimum tolerance.
     """
     spread = max(distance_nats(answers[0], other) for other in answers)
     if math.isinf(spread):
@@ -91,7 +91,7 @@ def make_reference(target: str, conditions: str, answers: Sequence[Answer], leas
 
 
 def describe_difference(reference: Reference, answer: Answer) -> str | None:
-    """Return an answer's difference from the reference as text; None within the tolerance."""
+    """Return an answer's difference from the reference as text; None if within the tolerance."""
     distance = distance_nats(reference.logprobs, answer)
     if distance <= reference.tolerance_nats:
         return None

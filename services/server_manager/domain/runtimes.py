@@ -1,4 +1,4 @@
-"""Which targets an endpoint that does not answer concerns."""
+"""Effects of silent endpoints on targets, and the public view of endpoints. Pure."""
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
@@ -32,13 +32,13 @@ def find_silent(
     homes: Mapping[str, str],
     attached: Callable[[Deployable], tuple[str, ...]],
 ) -> dict[str, str]:
-    """Return why the server of a target of production does not answer, by the target's name.
+    """Return why the server of a production target does not answer, by target name.
 
     Args:
-        routes: what production needs, by model.
-        limits: the runtimes that the fleet has, and the attached models, which need none of them.
-        down: the endpoints that do not answer.
-        homes: the endpoint of each target, by name.
+        routes: routes by model.
+        limits: the fleet's runtimes and attached models.
+        down: endpoints that do not answer.
+        homes: endpoint by target name.
         attached: returns the addresses of the attached servers that serve a target.
     """
     silent = {}
@@ -55,7 +55,7 @@ def find_silent(
 
 
 def find_undecided(routes: Mapping[str, Route], unclear: Collection[str], homes: Mapping[str, str]) -> frozenset[str]:
-    """Return the models with a target of production on an endpoint of which it is not clear yet whether it answers."""
+    """Return the models with a production target on one of the `unclear` endpoints."""
     return frozenset(
         model
         for model, route in routes.items()
@@ -66,14 +66,14 @@ def find_undecided(routes: Mapping[str, Route], unclear: Collection[str], homes:
 def on_endpoints(
     desired: Mapping[str, Desired], endpoints: Collection[str], homes: Mapping[str, str]
 ) -> dict[str, Desired]:
-    """Return the targets that belong on one of these endpoints."""
+    """Return the desired targets with their home on one of the endpoints."""
     return {name: target for name, target in desired.items() if home_of(target.deployable, homes) in endpoints}
 
 
 def may_begin(action: Action, held: Mapping[str, Held], usable: Collection[str]) -> bool:
-    """Return whether all engines of an action are usable: the action's own, and the one that a heal unloads from.
+    """Return whether all engines of an action are usable: the action's own, and for a heal the current one.
 
-    A load concerns one engine only: a moved target has been lost on its former endpoint.
+    A load needs one engine only: a moved target was lost on its former endpoint.
     """
     concerned = {held[action.name].endpoint} if action.kind == "heal" and not action.is_copy else set()
     return concerned | {action.endpoint} <= set(usable)
@@ -93,20 +93,20 @@ def describe_endpoint_view(
     fenced: bool = False,
     now: datetime | None = None,
 ) -> FleetRuntime:
-    """Return the public record of a runtime's endpoint with its targets.
+    """Return the public view of an endpoint with its targets.
 
     Args:
-        name: its name.
+        name: the endpoint's name.
         address: its address for gateways.
         runtime: its runtime.
-        replicas: every replica of the fleet.
-        serving: those that are homes, or copies that are to be there.
+        replicas: all replicas of the fleet.
+        serving: the homes and due copies among them.
         limits: the endpoints and their memory.
-        answers: whether it answered.
-        drained: its drain, if it is drained.
+        answers: whether the endpoint answers.
+        drained: its drain, if any.
         waits: the obstacle to emptying it.
         fenced: whether its agent refuses this process.
-        now: the time; its state began then, unless it is known to be older (`keep_since`).
+        now: the start of its state, unless `keep_since` finds an earlier one.
     """
     memory = Memory(limits, held_sizes(replicas.values()))
     own = [(of, state) for (where, of), state in sorted(replicas.items()) if where == name]
@@ -143,13 +143,13 @@ def _running(target: Target, state: Held, limits: Limits) -> RunningTarget:
 
 
 def is_given_up(state: Held) -> bool:
-    """Return whether a target cannot be loaded (`RunningTarget.given_up`)."""
+    """Return whether a target's load has failed permanently, or too often (`RunningTarget.given_up`)."""
     is_unloadable = state.hopeless or (state.code in ITS_OWN and state.failures >= UNLOADABLE_AFTER)
     return state.phase is Phase.FAILED and is_unloadable
 
 
 def keep_since(new: FleetRuntimes, stored: FleetRuntimes | None) -> FleetRuntimes:
-    """Return the endpoints with the stored start of each unchanged state."""
+    """Return the new view; endpoints in an unchanged state keep their stored `since`."""
     before = {endpoint.endpoint_name: endpoint for endpoint in stored.runtimes} if stored is not None else {}
 
     def kept(endpoint: FleetRuntime) -> FleetRuntime:
@@ -162,7 +162,7 @@ def keep_since(new: FleetRuntimes, stored: FleetRuntimes | None) -> FleetRuntime
 
 
 def as_loaded(name: str, held: Held) -> LoadedTarget | None:
-    """Return a target that the fleet holds as the record has it; None for a model that is no target."""
+    """Return a held target in the form of the record; None for a foreign model."""
     target = target_of(name)
     if target is None:
         return None

@@ -1,4 +1,4 @@
-"""Requirements of precisions on hardware and number of devices, for placement and releases."""
+"""Checks whether hardware can serve a precision, by compute capability and number of devices. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ class Hardware:
 
     Attributes:
         capability: Compute capability; None for a CPU.
-        name: Its name, for messages.
-        devices: How many GPUs there are; None where that is not known (declared hardware, a CPU).
+        name: Product name, for messages.
+        devices: Number of GPUs; None if unknown (declared hardware, a CPU).
     """
 
     capability: Capability | None = None
@@ -37,7 +37,7 @@ def format_capability(capability: Capability) -> str:
 
 
 def parse_hardware(text: str) -> Hardware:
-    """Return the hardware that `cpu` or `cuda:8.9` names.
+    """Return the hardware declared as `cpu` or `cuda:8.9`.
 
     Raises:
         ValueError: The text has another form.
@@ -52,12 +52,12 @@ def parse_hardware(text: str) -> Hardware:
 
 
 def weakest(gpus: Iterable[Hardware]) -> Hardware | None:
-    """Return the GPU with the lowest compute capability, on which every target must run; None without GPUs."""
+    """Return the GPU with the lowest compute capability: every target must run on it; None without GPUs."""
     return min((gpu for gpu in gpus if gpu.capability), key=lambda gpu: gpu.capability or (0, 0), default=None)
 
 
 def why_not_servable(variant: Variant, hardware: Hardware, serving: ServingSettings | None = None) -> str | None:
-    """Return why the hardware cannot serve a precision with these settings, and what to do; None if it can."""
+    """Return why the hardware cannot serve a precision with given settings, and the remedy; None if it can."""
     if _is_servable(variant, hardware):
         return _too_few_devices(hardware, serving)
     others = [other for other in PRECISIONS if _is_servable(other, hardware)]

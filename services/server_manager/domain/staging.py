@@ -1,4 +1,4 @@
-"""Edits of the record by facts and decisions. Every edit is idempotent."""
+"""Edits of the fleet's record by events and decisions. Pure; every edit is idempotent."""
 
 from datetime import datetime
 
@@ -18,7 +18,7 @@ from services.server_manager.domain.records import (
 
 
 def enqueue_staging(record: Servers, event: Event[StageRequested]) -> Servers:
-    """Put a staging order in the queue, unless it is known, was answered, or was ended before it arrived."""
+    """Queue a staging order, unless it is queued, held, answered, or already ended."""
     known = [record.lease, *record.waiting]
     if event.id in record.answered or any(lease is not None and lease.lease_id == event.id for lease in known):
         return record
@@ -28,7 +28,7 @@ def enqueue_staging(record: Servers, event: Event[StageRequested]) -> Servers:
 
 
 def release_staging(record: Servers, event: Event[StageReleased]) -> Servers:
-    """End the staging of one candidate of a release for one purpose, held or waiting."""
+    """End the staging, held or waiting, of one candidate of a release for one purpose."""
     ended = event.data
     closed = Closed(
         release_id=ended.release_id,
@@ -40,16 +40,16 @@ def release_staging(record: Servers, event: Event[StageReleased]) -> Servers:
 
 
 def finish_release(record: Servers, event: Event[ReleaseFinished]) -> Servers:
-    """End everything of a release: its leases at once; its traffic orders are answered as void, or undone.
+    """End the leases of a release, and record its end, so that its traffic orders are refused or undone.
 
-    One of them may be carried out in this moment, or the process may have died after its edit of the route.
-    A promoted release ends after its order was answered, so nothing of it is pending then.
+    They stay queued, because one may be in progress, or interrupted after its edit of the route. A promoted release
+    has no pending orders: it ends after their answer.
     """
     return _close(record, Closed(release_id=event.data.release_id, candidate=None, at=event.time))
 
 
 def ended_at(record: Servers, release_id: str) -> datetime | None:
-    """Return when a release ended; None if it has not."""
+    """Return the end of a release; None if it has not ended."""
     ends = (closed.at for closed in record.closed if closed.candidate is None and closed.release_id == release_id)
     return next(ends, None)
 
@@ -64,17 +64,14 @@ def _close(record: Servers, closed: Closed) -> Servers:
 
 
 def enqueue_order(record: Servers, event: Event[TrafficRequested], now: datetime) -> Servers:
-    """Return the record with a traffic order queued, once per order.
-
-    A second decision could differ: a target of an order refused for its deadline may be ready by now.
-    """
+    """Queue a traffic order, unless it is queued or answered: a second decision could differ from the first."""
     if event.id in record.answered or any(order.order_id == event.id for order in record.orders):
         return record
     return record.model_copy(update={"orders": (*record.orders, TrafficOrder(event=event, received_at=now))})
 
 
 def grant_lease(record: Servers, lease_id: str) -> Servers:
-    """Grant the lease to a waiting order, if it is free."""
+    """Grant the free lease to a waiting order; unchanged if it is held."""
     if record.lease is not None:
         return record
     chosen = next((lease for lease in record.waiting if lease.lease_id == lease_id), None)
@@ -86,7 +83,7 @@ def grant_lease(record: Servers, lease_id: str) -> Servers:
 
 
 def return_lease(record: Servers, lease_id: str) -> Servers:
-    """Return the held order to the head of the queue; not once its targets are staged."""
+    """Return the held lease to the head of the queue, unless its targets are staged."""
     held = record.lease
     if held is None or held.lease_id != lease_id or held.state != "loading":
         return record
@@ -119,14 +116,14 @@ def drop_order(record: Servers, order_id: str) -> Servers:
 
 
 def note_verdict(record: Servers, verdict_id: str) -> Servers:
-    """Record that a verdict on a suspended target is published."""
+    """Mark a verdict on a suspended target as published."""
     if verdict_id in record.answered:
         return record
     return record.model_copy(update={"answered": answered(record, verdict_id)})
 
 
 def note_move(record: Servers, model: str, cause_id: str) -> Servers:
-    """Record that the fact of a model's newest move is published."""
+    """Mark a model's newest move as published."""
     if cause_id in record.answered:
         return record
     others = tuple(known for known in record.answered if not known.startswith(f"{MOVED}{model}."))
@@ -134,24 +131,24 @@ def note_move(record: Servers, model: str, cause_id: str) -> Servers:
 
 
 def answered(record: Servers, order_id: str) -> tuple[str, ...]:
-    """Return the newest answered ids including this one. The newest moves stay: a route may still be from one."""
+    """Return the answered ids with a new one, bounded by `ANSWERED_KEPT`; moves are never dropped here."""
     moves = tuple(known for known in record.answered if known.startswith(MOVED))
     orders = tuple(known for known in record.answered if not known.startswith(MOVED))
     return (*moves, *(*orders, order_id)[-ANSWERED_KEPT:])
 
 
 def open_alert(record: Servers, alert: OpenAlert) -> Servers:
-    """Record an alert; an alert of the same name stays unchanged."""
+    """Record an alert, unless its id is open already."""
     if any(known.alert_id == alert.alert_id for known in record.alerts):
         return record
     return record.model_copy(update={"alerts": (*record.alerts, alert)})
 
 
 def close_alert(record: Servers, alert: OpenAlert) -> Servers:
-    """Remove an alert that was resolved."""
+    """Remove a resolved alert."""
     return record.model_copy(update={"alerts": tuple(x for x in record.alerts if x.alert_id != alert.alert_id)})
 
 
 def publish_if_changed(before: Servers, after: Servers, entry: OutboxEntry) -> Servers:
-    """Return the record after an edit with its fact in the outbox; unchanged if the edit changed nothing."""
+    """Return the edited record with the fact in its outbox; `before` if the edit changed nothing."""
     return before if after == before else after.model_copy(update={"outbox": (*after.outbox, entry)})

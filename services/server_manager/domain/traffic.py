@@ -1,4 +1,4 @@
-"""Traffic orders: which to refuse, to apply, or to let wait."""
+"""Decides traffic orders: refuse, apply, or wait. Pure."""
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
@@ -23,9 +23,9 @@ from services.server_manager.domain.reconcile import Held, Limits, Phase, home_o
 from services.server_manager.domain.records import TrafficOrder
 
 _END_S = 10.0
-"""How long the rollback-controller has to end, and quarantine, what a release leaves on the route at its end.
+"""Seconds for the rollback-controller to end and quarantine a trial (canary or shadow) after its release's end.
 
-Where clocks are further apart than that, it has no time of its own.
+If clocks differ by more, server-manager does not wait.
 """
 
 
@@ -42,12 +42,11 @@ def decide_order(
     homes: Mapping[str, str] | None = None,
     intact_homes: Mapping[str, str] | None = None,
 ) -> Answer | None:
-    """Refuse a traffic order that cannot be carried out, apply it when its targets are ready, else wait.
+    """Refuse a traffic order that cannot be carried out; apply it when its targets are ready; None to wait.
 
-    `waited_s` says how long the order is known to the process that leads, `now` what its wall clock shows. `ended` says
-    that the order's release has ended: what comes of it now was delivered again. `down` names the endpoints that do not
-    answer; `held` has nothing of them. `homes` has the endpoint of each target, by name, and `intact_homes` the same if
-    no endpoint were lost: what fits there waits.
+    `waited_s`: monotonic seconds since the leader first saw the order; `now`: its wall clock; `ended`: whether the
+    order's release has ended; `down`: endpoints that do not answer, without targets in `held`; `homes`: endpoint by
+    target name; `intact_homes`: the same if no endpoint were lost, an order that fits only there waits.
     """
     request = order.event.data
     model = order.event.subject
@@ -83,24 +82,24 @@ def decide_order(
 
 
 def has_outlived(order: TrafficOrder, routes: Mapping[str, Route]) -> bool:
-    """Return whether an order, whose release has ended, made the route: a canary or a shadow of it stands, or stood."""
+    """Return whether the last edit of the route began or ended an order's canary or shadow."""
     route = routes.get(order.event.subject) or Route(model=order.event.subject)
     stands = route.last_edit_id == order.order_id and has_trial(route, order.event.data.target.target)
     return stands or route.last_edit_id == EndTrial(order).cause_id
 
 
 def decide_outlived(order: TrafficOrder, ended_at: datetime, now: datetime) -> Answer | None:
-    """End the trial begun by an order as its release ended, unless the rollback-controller may still end it."""
+    """End the trial of an ended release, after leaving `_END_S` to the rollback-controller; None before."""
     return EndTrial(order) if abs((now - ended_at).total_seconds()) >= _END_S else None
 
 
 def _why_too_big(
     target: Deployable, needed: Mapping[str, Deployable], limits: Limits, homes: Mapping[str, str]
 ) -> str | None:
-    """Return the reason why an order's targets do not fit, with each endpoint's free memory; None if they fit."""
+    """Return why an order's targets do not fit, with each endpoint's free memory; None if they fit."""
     sizes = {
         name: limits.reserved_bytes(deployable) for name, deployable in needed.items()
-    }  # it was staged in its memory before
+    }  # not measured bytes: it fitted at its staging
     if fits(sizes, homes, limits):
         return None
     others = {name: size for name, size in sizes.items() if name != str(target.target)}
@@ -112,7 +111,7 @@ def _why_too_big(
 def _void(order: TrafficOrder, waited_s: float, limits: Limits, now: datetime, *, ended: bool) -> str | None:
     """Return why an order is no longer valid; None if it is valid.
 
-    Its age is the largest of what the clocks show, so that a clock that is behind makes no old order valid again.
+    The largest age by any clock counts, so that a slow clock makes no old order valid.
     """
     given_at = order.event.time
     known_s = max(0.0, (order.received_at - given_at).total_seconds()) + waited_s
@@ -165,7 +164,7 @@ def _standby_not_ready(behind: Deployable | None, reason: str) -> str:
 
 
 def endpoints_of_order(order: TrafficOrder, routes: Mapping[str, Route], homes: Mapping[str, str]) -> set[str]:
-    """Return the endpoints without which a traffic order cannot be carried out: the target's, and its standby's."""
+    """Return the endpoints that a traffic order needs: its target's and its standby's."""
     request = order.event.data
     route = routes.get(order.event.subject) or Route(model=order.event.subject)
     behind = next_previous(route, request.target, request.fallback)
@@ -173,7 +172,7 @@ def endpoints_of_order(order: TrafficOrder, routes: Mapping[str, Route], homes: 
 
 
 def next_previous(route: Route, target: Deployable, fallback: Deployable | None) -> Deployable | None:
-    """Return the target to roll back to once `target` takes traffic; None if there is none."""
+    """Return the standby after `target` takes traffic; None without one."""
     if route.active is None:
         return fallback if fallback is not None and fallback.target != target.target else None
     if route.active.target == target.target:
@@ -182,7 +181,7 @@ def next_previous(route: Route, target: Deployable, fallback: Deployable | None)
 
 
 def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarget:
-    """Return a target as a route would hold it, only to ask whether it may enter the route."""
+    """Return a target with a placeholder endpoint, to test whether it may enter a route."""
     return ServedTarget(
         target=deployable.target,
         manifest=deployable.manifest,
