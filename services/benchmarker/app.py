@@ -37,7 +37,7 @@ from shared.runtime.progress import progress_reporter
 ASKED: Final = 16
 """Prompts per side for counting natural endings."""
 MOST_TOKENS: Final = 256
-"""Token limit of these answers; one that reaches it did not end by itself."""
+"""Token limit of a natural answer; an answer at the limit did not end by itself."""
 TOGETHER: Final = 4
 """Prompts asked at the same time."""
 LONGEST_S: Final = 10.0

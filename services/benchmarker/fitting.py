@@ -20,7 +20,7 @@ class Fitting:
     Attributes:
         engine: Serves both sides.
         sides: Candidate and baseline with rendered prompts.
-        limit_tokens: Most tokens of a prompt: the shorter context minus the answer.
+        limit_tokens: Maximum tokens of a prompt: the shorter context minus the answer.
         timeout_s: Timeout of a request in seconds.
     """
 

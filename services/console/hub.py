@@ -14,17 +14,17 @@ KEEP_ALIVE_S: Final = 15.0
 GATHER_S: Final = 0.1
 """Seconds within which changes are sent together."""
 MOST_TOPICS: Final = 200
-"""Most topics in one message; beyond, a single `all` is sent."""
+"""Maximum topics in one message; beyond, a single `all` is sent."""
 LIVE_KEPT: Final = 500
 MOST_OF_A_SESSION: Final = 8
-"""Most live pages of one session."""
+"""Maximum pages of one session with a live stream."""
 
 
 class Hub:
     """Collects changed topics for each open page.
 
     Args:
-        most: Most live pages in all.
+        most: Maximum pages with a live stream.
         clock: Clock for the times of changes.
     """
 
@@ -59,7 +59,7 @@ class Hub:
         return [event for (release, _, _), event in self._live.items() if release == release_id]
 
     def has_changed(self, since: float, models: Sequence[str] | None = None) -> bool:
-        """Return whether a model changed since a monotonic time; True for a future time, which is another machine's."""
+        """Return whether a model changed since a monotonic time; True for a future time, taken on another machine."""
         if since > self._clock.monotonic():
             return True
         return any(at >= since for model, at in self._changed_at.items() if models is None or model in models)
@@ -71,7 +71,7 @@ class Hub:
                 listener.add(topics)
 
     def announce(self, topics: set[str]) -> None:
-        """Notify all pages of topics without a model, including pages rendered before that connect later."""
+        """Notify pages of topics without a model, including pages that were rendered earlier and connect later."""
         self._announced_at |= dict.fromkeys(topics, self._clock.monotonic())
         for listener in self._waiting:
             listener.add(topics)

@@ -26,7 +26,7 @@ from shared.runtime.settings import Connection
 from shared.runtime.team_list import TeamList
 
 _OPEN_PAGES = 500
-"""Most live pages."""
+"""Maximum pages with a live stream."""
 
 
 async def run(connection: Connection, settings: ConsoleSettings) -> None:

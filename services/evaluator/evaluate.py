@@ -41,7 +41,7 @@ class Asking:
 
     Attributes:
         recognise: Recognises the language of a text.
-        together: Most concurrent rows.
+        together: Maximum concurrent rows.
         timeout_s: Timeout of an answer in seconds, plus `token_s` per token.
         token_s: Seconds per allowed token.
     """
@@ -96,7 +96,7 @@ class Asking:
         versions: Mapping[Role, ServedTarget],
         at_work: asyncio.Semaphore,
     ) -> EvaluatedRow | None:
-        """Return a row's scores; None if the active version, or else the only one, failed to answer."""
+        """Return a row's scores; None if the active version, or else the only version, failed to answer."""
         async with at_work:
             given = await asyncio.gather(*(self._ask(plan, row, served) for served in versions.values()))
         answers = dict(zip(versions, given, strict=True))
@@ -108,7 +108,7 @@ class Asking:
     def _score(
         self, plan: EvaluationPlan, row: EvaluationRow, answers: Mapping[Role, Answer | NoAnswer]
     ) -> EvaluatedRow:
-        """Return a row's scores; a score that is no evidence for one version counts for none."""
+        """Return a row's scores; a scorer without evidence on one version is omitted for both."""
         scored: dict[Role, dict[str, float | None]] = {role: {} for role in answers}
         recorded = plan.anchor.scores.get(row.number, {}) if plan.anchor is not None else {}
         reasons = {}

@@ -58,7 +58,7 @@ class Mirror:
         self._declared: Mapping[str, MirrorRecord] = {}
 
     async def due(self) -> list[Item]:
-        """Return the models to compare now: changed ones, failed ones after their wait, and regularly all."""
+        """Return the models to compare now: changed or failed models when due, and regularly all models."""
         now, changed = self._clock.monotonic(), await self._changes.changed()
         await self._follow_declared(now)
         if now >= self._resync_at:

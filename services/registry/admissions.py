@@ -1,4 +1,4 @@
-"""Admission of announced checkpoints: in stream order per model, so that one delays only its own model."""
+"""Admits announced checkpoints in stream order per model, so that a stuck checkpoint delays only its own model."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine

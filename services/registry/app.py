@@ -58,7 +58,7 @@ SERVICE = "registry"
 _MODELS_EVERY = 10
 """Sweeps of releases per sweep of all models for lost records."""
 _LIST_LIMIT_S = 5.0
-"""Seconds to read one model's record before the sweep continues with the other models."""
+"""Seconds for reading one model's record; after that the sweep continues without the model."""
 ORDERS_OF_RELEASES: tuple[type[Fact], ...] = (
     ApprovalGranted,
     ReleaseCancelled,
@@ -165,7 +165,7 @@ class Registry:
             return await self.records.reserve(opened.model, record, opened)
 
     async def _active_figures(self, model: str) -> tuple[EvalResult, ...] | None:
-        """Return the publisher's figures of the active version; empty without one, None if unknown."""
+        """Return the publisher's figures of the active version; empty without an active version, None if unknown."""
         route = await self._ports.routes.get(model)
         active = route.value.active if route is not None else None
         if active is None or active.target.version == 0:
@@ -254,7 +254,7 @@ class Registry:
         return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
     async def handle_deployment(self, event: Event[DeploymentChanged]) -> None:
-        """Append a deployment to the version's records; apply it to its own release and to the one in progress.
+        """Append a deployment to the version's records; apply it to its own release and to the release in progress.
 
         A suspended version that returns gets a new release.
         """

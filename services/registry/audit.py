@@ -21,7 +21,7 @@ KEY = "tail"
 STOPPED = "stopped"
 """Key of the record with the reason why the log is stopped; the record is empty while the log continues."""
 BATCH = 16
-"""Most messages of one source per step."""
+"""Maximum messages of one source per step."""
 
 
 class Messages(Protocol):
@@ -137,7 +137,7 @@ class AuditWriter:
             await self._put(STOPPED, AuditTail(), before)
 
     async def _raise(self, entries: Iterable[AuditEntry]) -> None:
-        """Raise the alerts of written entries about losses, once per process."""
+        """Raise an alert for each stored entry that reports lost messages, once per process."""
         for entry in entries:
             if entry.action == LOST and (entry.index, entry.at) not in self._raised:
                 await self.alerts.publish(AlertRaised, entry)

@@ -50,7 +50,7 @@ class Artifacts(Protocol):
         """Return the models that have versions."""
 
     async def versions_of(self, model: str, releases: int = 16) -> StoredVersions:
-        """Return the stored versions of a model, with the releases of the newest ones."""
+        """Return a model's stored versions, with the releases of the newest `releases` versions."""
 
     async def find_figures(self, model: str, version: int) -> tuple[EvalResult, ...] | None:
         """Return the evaluation figures that the publisher stated for a version; None without a signed manifest."""

@@ -40,8 +40,8 @@ class Load:
         team: The team; None for a model without one.
         under_way: Open releases of the team's models.
         stored: Bytes in the store.
-        reserved: Most bytes that open releases may add.
-        needed: Most bytes that the new release may add.
+        reserved: Maximum bytes that open releases may add.
+        needed: Maximum bytes that the new release may add.
         begins: Whether the new release may go to the workers now.
     """
 
@@ -79,9 +79,9 @@ class TeamUse:
 
     @contextlib.asynccontextmanager
     async def opening(self, opened: ReleaseOpened) -> AsyncIterator[Load]:
-        """Yield the team's use of its quotas, and whether the new release may begin now.
+        """Yield the quota use of the team that owns a release's model, and whether the release may begin now.
 
-        If there are teams, models without one count as a group.
+        If teams are configured, all models without a team count as one group.
         """
         teams = self._ports.teams()
         team = owner_of(opened.model, teams)

@@ -24,10 +24,10 @@ WAIT_S = 3.0
 ABORT_EVERY_S = 3600.0
 """Seconds between sweeps for unfinished uploads."""
 MOST_NAMES = 10
-"""Most base models that a refusal lists."""
+"""Maximum base models that a refusal lists."""
 READ_AT_ONCE = 2
 MOST_REMEMBERED = 10_000
-"""Most file digests that this process remembers; others are read again."""
+"""Maximum file digests that this process remembers; other files are read again."""
 
 
 class Intake:

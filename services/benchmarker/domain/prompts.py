@@ -8,9 +8,9 @@ from contracts.evaluations.text_sets import TextRecord, evaluation_records
 from contracts.vocabulary import Digest, digest_of_json
 
 CHARS_PER_TOKEN = 2.0
-"""Lower bound for English prose; a prompt that is too long is omitted, not cut. Other texts: `fits`."""
+"""Lower bound for English prose; other texts: `fits`. A prompt that is too long is omitted, not cut."""
 ADDED_TOKENS = 8
-"""Most tokens that a tokenizer adds to a text, such as a begin-of-text token."""
+"""Maximum tokens that a tokenizer adds to a text, such as a begin-of-text token."""
 
 Length = int | Literal["refused", "unknown"]
 """A prompt's tokens as the engine counts them, or why there is no count."""
@@ -87,8 +87,8 @@ def may_overflow(text: str | None, *, limit_tokens: int) -> bool:
 def fits(candidate: Length, baseline: Length, *, limit_tokens: int) -> bool:
     """Return whether a prompt is used, given its length on both sides.
 
-    A prompt that the baseline refuses shows nothing about the candidate. One that only the candidate refuses does:
-    production would send it.
+    A prompt that the baseline refuses shows nothing about the candidate. A prompt that only the candidate refuses
+    does: production would send it.
     """
     if any(isinstance(length, int) and length > limit_tokens for length in (candidate, baseline)):
         return False

@@ -86,7 +86,7 @@ def has_lost_baseline(records: Sequence[RequestRecord]) -> bool:
 
 
 def without_lost_baseline(records: Sequence[RequestRecord]) -> tuple[RequestRecord, ...]:
-    """Return the records without requests lost by the baseline's engine, which say nothing about its figures."""
+    """Return the records without requests lost by the baseline's engine, which would distort its figures."""
     return tuple(record for record in records if record.side == "candidate" or record.error not in ENGINE_LOST)
 
 

@@ -20,7 +20,7 @@ EVIDENCE: Final = "manifests/drift/"
 
 
 def artifacts_of(connection: Connection) -> Artifacts:
-    """Return the reader of the store; without store credentials, one whose every read raises Transient.
+    """Return the reader of the store; without store credentials, all its reads raise Transient.
 
     Raises:
         ValueError: The settings name no file of attesters' keys.

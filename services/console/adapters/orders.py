@@ -30,7 +30,7 @@ ROUTE_S: Final = 3.0
 
 
 class PersonalOrders:
-    """Publishes orders as the people who order.
+    """Publishes each order on a connection of the ordering person.
 
     Args:
         connection: Connection settings of the bus.

@@ -5,7 +5,7 @@ from typing import Final
 
 LEVEL: Final = 6
 LARGEST: Final = 16 * 1024 * 1024
-"""Most bytes of an unpacked body; messages of the bus are smaller."""
+"""Maximum bytes of an unpacked body; messages of the bus are smaller."""
 
 
 def pack(text: str) -> bytes:

@@ -1,7 +1,7 @@
 """The tables of the index, and the rows that events map to.
 
-A row replaces the row with its key unless that is of a later event. So the same events, in stream order, always give
-the same index, however often each is applied.
+A row replaces the row with the same key, unless the latter comes from a later event. So the same events, in stream
+order, always give the same index, however often each is applied.
 """
 
 import re

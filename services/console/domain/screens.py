@@ -26,7 +26,7 @@ class Page(Screen, Generic[T]):
 
 
 class IndexState(Screen):
-    """The index's lag behind the event log."""
+    """The index's lag: messages behind the log, and the indexed share of the log."""
 
     behind: int
     ratio: float
@@ -99,7 +99,7 @@ class FleetRow(Screen):
     """A model with its serving version and state.
 
     Attributes:
-        release_id: Its newest open release; without one, its newest release unless that still serves.
+        release_id: Its newest open release; else its newest release, unless that still serves.
     """
 
     model: str

@@ -17,7 +17,7 @@ from services.console.queries.figures import moments
 from services.console.queries.reading import Reader
 
 POINTS: Final = 2000
-"""Most assessments shown."""
+"""Maximum assessments shown, the newest."""
 _SPAN: Final = """
 SELECT canary, active, weight, at,
        (SELECT min(later.at) FROM deployments AS later WHERE later.model = d.model AND later.sequence > d.sequence

@@ -9,7 +9,7 @@ from services.console.queries.reading import Reader, points
 
 WINDOWS_SHOWN: Final = 60
 MARKS_SHOWN: Final = 12
-"""Most alerts and drills shown in plots; all route changes are shown."""
+"""Maximum alerts and drills shown in plots; all route changes are shown."""
 _MOMENTS: Final = f"""
 SELECT at, CASE cause WHEN 'canary' THEN 'canary' WHEN 'promote' THEN 'promotion' ELSE 'rollback' END AS kind,
        CASE cause WHEN 'canary' THEN printf('canary %g%%', 100 * weight)

@@ -1,4 +1,4 @@
-"""Query of all models: serving versions, states, and recent figures."""
+"""Query of all models: serving versions, states, and figures of recent windows."""
 
 import json
 from collections.abc import Iterable, Mapping

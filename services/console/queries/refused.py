@@ -1,4 +1,4 @@
-"""Query of checkpoints refused before a release opened, which no release shows."""
+"""Query of checkpoints refused before a release opened."""
 
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ coalesce((SELECT sender FROM events WHERE events.id = c.announcement LIMIT 1),
          (SELECT sender FROM unreadable WHERE c.run_id LIKE 'SLIPWAY_INBOX:%' AND stream = 'SLIPWAY_INBOX'
            AND sequence = CAST(substr(c.run_id, length('SLIPWAY_INBOX:') + 1) AS INTEGER)), 'unknown') AS by
 """
-"""Sender of a checkpoint's announcement; an unreadable one is found by its position in the stream."""
+"""Sender of a checkpoint's announcement; an unreadable message is found by its stream position."""
 
 
 def refused_checkpoints(

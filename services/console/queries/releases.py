@@ -55,7 +55,7 @@ def releases(
         since: Earliest opening time.
         until: Upper bound on the opening time, exclusive.
         after: Number of releases to skip.
-        limit: Most releases returned.
+        limit: Maximum number of releases.
         exact: Whether `model` is the whole name.
     """
     values: dict[str, Any] = {

@@ -41,7 +41,7 @@ Number = Annotated[int, Query(ge=0, le=999_999_999)]
 REFUSED_SHOWN: Final = 5
 """Refused checkpoints on the releases page; the checkpoints page lists all."""
 LINES: Final = 5
-"""Most tests drawn in the evidence plot, strongest first; the table lists all."""
+"""Maximum tests drawn in the evidence plot, strongest first; the table lists all."""
 
 
 def build_pages(sources: Sources, render: Renderer) -> APIRouter:

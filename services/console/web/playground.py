@@ -18,7 +18,7 @@ from services.console.web.rendering import Renderer
 from services.console.web.sources import ModelPath, check_seen
 
 MOST_KEYS: Final = 1000
-"""Most API keys kept; the oldest is dropped first."""
+"""Maximum API keys kept; the oldest is dropped first."""
 Version = Annotated[int, Field(ge=0, le=999_999_999)]
 
 

@@ -19,7 +19,7 @@ METHOD: Final = "1"
 """Part of every output key; increase it when scorers give other scores."""
 PATH: Final = "/v1/chat/completions"
 MOST_LIMITS: Final = 200
-"""Most limits over all evaluations of a candidate, which share one error budget."""
+"""Maximum limits over all evaluations of a candidate, because they share one error budget."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EvaluationPlan:
     Attributes:
         output_key: Evaluations with equal keys have equal results.
         rows_digest: Digest of the whole set.
-        basis: What scores must share to be comparable with an anchor; None if no bound needs one.
+        basis: Result of `find_basis`.
         least_scored: Fewest scored rows by which each anchor limit can be met.
     """
 
@@ -67,7 +67,10 @@ class EvaluationPlan:
 
 
 def find_basis(evaluation: Evaluation, rows_digest: Digest) -> Digest | None:
-    """Return what scores must share to be comparable with an anchor's; None if no bound needs one."""
+    """Return a digest of method, set and evaluation; scores are comparable only with an anchor of the same digest.
+
+    Return None if no bound of the evaluation is about an anchor.
+    """
     if not evaluation.has_anchor:
         return None
     return digest_of_json({"method": METHOD, "set": rows_digest, **evaluation.asked})
@@ -190,7 +193,7 @@ def plan_output(staged: VariantStaged, plans: Sequence[EvaluationPlan]) -> Diges
 
 
 def identify(version: Deployable) -> dict[str, Any]:
-    """Return what determines a version's answers: files, serving settings and runtime."""
+    """Return the inputs that determine a version's answers: files, serving settings and runtime."""
     return {
         "target": str(version.target),
         "manifest": version.manifest.digest,

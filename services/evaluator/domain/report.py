@@ -15,7 +15,7 @@ from services.evaluator.domain.plan import METHOD, EvaluationPlan
 SHOWN_ROWS: Final = 3
 """Rows named that lost most, and as many that gained most."""
 SHOWN_SLICES: Final = 64
-"""Most slice scores in an event, half of them the largest losses."""
+"""Maximum slice scores in an event, half of them the largest losses."""
 
 
 def make_result(

@@ -13,7 +13,7 @@ from typing import Any
 from shared.errors import Permanent, SlipwayError, Transient, as_code
 
 PART_BYTES = 16 * 1024 * 1024
-"""Most blob bytes after one message, because the service holds them in memory per channel."""
+"""Maximum blob bytes after one message, because the service holds them in memory per channel."""
 CHANNELS = 4
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")

@@ -66,7 +66,7 @@ class StoreServer:
                     raise Permanent("engine_failed", f"The worker reported {file.path}, which it has not stored.")
 
     def serve(self, channel: Channel) -> None:
-        """Answer requests until the worker ends or sends an invalid one."""
+        """Answer requests until the worker ends or sends an invalid request."""
         try:
             while True:
                 self._answer(channel, channel.receive())

@@ -31,7 +31,7 @@ def read_config(folder: Path) -> Any:
 
 
 def all_settings(config: Any) -> dict[str, Any]:
-    """Return all settings, including unsaved ones, which may name code on a hub."""
+    """Return all settings, including unsaved settings that may name code on a hub."""
     parts = [config, *(part for name in config.sub_configs if (part := getattr(config, name, None)) is not None)]
     return {
         **config.to_dict(),

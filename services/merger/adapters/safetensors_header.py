@@ -87,7 +87,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def read_weights(folder: RemoteFolder, name: str) -> WeightsFile:
-    """Return a file's header; an invalid one is returned with its `problem`."""
+    """Return a file's header, with `problem` set if it is invalid."""
     size = folder.sizes[name]
     start = bytes(folder.read(name, 0, min(size, FIRST_READ_BYTES))) if size else b""
     length = int.from_bytes(start[:LENGTH_BYTES], "little")

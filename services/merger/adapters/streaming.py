@@ -49,7 +49,7 @@ class UnchangedWeights:
     """Keeps full weights unchanged."""
 
     def changes(self, name: str) -> bool:  # noqa: ARG002 - the protocol's signature
-        """Return False."""
+        """Return False: no tensor is merged."""
         return False
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the protocol's signature
@@ -57,7 +57,7 @@ class UnchangedWeights:
         return weight
 
     def unmerged(self) -> list[str]:
-        """Return an empty list."""
+        """Return an empty list: there is no adapter."""
         return []
 
 

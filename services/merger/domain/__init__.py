@@ -83,7 +83,7 @@ SaveDtype = Literal["bfloat16", "float16", "float32"]
 
 REVISION = 7  # increase it when the same inputs give other bytes or another verdict
 SMALL_FILE_BYTES = 128 * 1024**2
-"""Most bytes of a file without weights; the largest tokenizers have a third of it."""
+"""Maximum bytes of a file without weights; the largest tokenizers have a third of it."""
 SHARD_LIMIT_BYTES = 512_000_000
 SMALL_SHARD_BYTES = 32_000_000
 TOKENIZER_FILES = frozenset(

@@ -171,7 +171,7 @@ def assess_call_form(text: str, parser: str) -> Rejection | None:
 
 
 def _call_of(text: str) -> str:
-    """Return the text between question and tool result, where templates write the call; else all of it.
+    """Return the text between question and tool result, where templates write the call; else the whole text.
 
     Tool instructions, which may show the format too, come before the question.
     """

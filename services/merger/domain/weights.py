@@ -92,5 +92,5 @@ def assess_adapter_dtypes(tensors: Mapping[str, TensorInfo]) -> Rejection | None
 
 
 def without(tensors: Mapping[str, TensorInfo], ignored: Collection[str]) -> dict[str, TensorInfo]:
-    """Return the tensors without the ignored ones."""
+    """Return the tensors without those that the model does not load."""
     return {name: info for name, info in tensors.items() if name not in ignored}

@@ -24,7 +24,7 @@ NOTED: tuple[type[Fact], ...] = (
 )
 """Facts that add records to a version or change a route."""
 _MOST = 1000
-"""Most facts of one type per call; the next call continues."""
+"""Maximum facts of one type per call; the next call continues."""
 
 
 class BusChanges:

@@ -67,7 +67,7 @@ class HubRegistry:
         self._busy: set[str] = set()
 
     async def mirrored(self, model: ModelName) -> list[Mirrored]:
-        """Return the indexed versions whose tag is at the indexed commit."""
+        """Return the versions in the repository's index, except those with a missing or moved tag."""
         repository = await self._in_thread(model, lambda api: self._open(api, model))
         return [
             Mirrored(int(number), str(entry.get("state", "")), f"v{number}")

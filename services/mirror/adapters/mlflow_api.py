@@ -14,7 +14,7 @@ import httpx
 from shared.errors import SlipwayError, Transient
 
 ANSWER_BYTES = 32 * 1024 * 1024
-"""Most bytes of an answer; a thousand versions with tags take some megabytes."""
+"""Maximum bytes of an answer; a thousand versions with tags take some megabytes."""
 CALL_S = 30.0
 CONNECT_S = 10.0
 _REASON_CHARS = 300

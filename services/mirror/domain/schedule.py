@@ -50,7 +50,7 @@ class Schedule:
         return self._due.keys() | self._failures.keys()
 
     def due(self, now: float) -> list[str]:
-        """Return the models to compare now: only one after an outage, none before its retry time."""
+        """Return the models to compare now: none before the retry time, then one until the registry answers."""
         if now < self._not_before:
             return []
         due = sorted((times[0], model) for model, times in self._due.items() if times and times[0] <= now)

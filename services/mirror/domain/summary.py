@@ -6,7 +6,7 @@ from decisions.releases.model_cards import inline
 from decisions.releases.version_history import VersionHistory
 
 CHARS: Final = 4000
-"""Most characters of a description; most of MLflow's databases keep 5,000."""
+"""Maximum characters of a description; most of MLflow's databases keep 5,000."""
 
 
 def summarise(history: VersionHistory) -> str:

@@ -23,7 +23,7 @@ OUTPUT_FORMAT = 7
 
 
 class QuantiserDefaults(Contract):
-    """The service's values for what requests leave open."""
+    """The service's values for settings that requests omit."""
 
     dtype: Dtype = "bfloat16"
     awq_engine: AwqEngine = "autoawq"

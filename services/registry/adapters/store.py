@@ -43,7 +43,7 @@ _READS = 32
 class StoredArtifacts:
     """Artifacts in the object store; every synchronous call runs in a thread.
 
-    A read outlives a caller that times out. A second caller of the same read waits for the running one.
+    A read continues when its caller times out, and a second caller of the same read waits for it.
     """
 
     def __init__(self, store: Store, attester: Attester, trust: Trust, file_roots: tuple[Path, ...] = ()) -> None:
@@ -128,7 +128,7 @@ class StoredArtifacts:
         return [folder.removeprefix("versions/") for folder in folders]
 
     async def versions_of(self, model: str, releases: int = 16) -> StoredVersions:
-        """Return the stored versions of a model, with the releases of the newest ones."""
+        """Return a model's stored versions, with the releases of the newest `releases` versions."""
         what = f"{releases} versions of {model}"
         stored: StoredVersions = await self._read(what, self._versions, model, releases)
         return stored

@@ -13,7 +13,7 @@ from services.registry.domain.uploads import parse_subject
 from services.registry.uploads import Intake
 
 MOST_AT_ONCE = 32
-"""Most requests answered at once; others get the state `later`."""
+"""Maximum requests answered at once; further requests get the state `later`."""
 
 
 class UploadRequests:

@@ -131,7 +131,7 @@ class StagedUploads(Store):
         return UploadPermit(digest=file, offset=piece.offset, size_bytes=piece.size_bytes, url=url, headers=headers)
 
     def open_upload(self, key: str) -> tuple[str, Mapping[int, int]]:
-        """Return an object's newest multipart upload ID, or a new one, and the sizes of its parts by number."""
+        """Return the ID of an object's newest multipart upload, else of a new upload, and its part sizes by number."""
         with self._translated(key):
             listed = self._client._list_multipart_uploads(self.bucket, prefix=key).uploads  # noqa: SLF001
             begun = [listed_upload for listed_upload in listed if listed_upload.object_name == key]

@@ -61,7 +61,7 @@ def _is_below(path: PurePosixPath, pattern: str) -> bool:
 
 
 RECORD_BYTES = 1024 * 1024
-"""Most bytes of an opened release and of a model's record; an eighth of the bus's limit."""
+"""Maximum bytes of an opened release and of a model's record; an eighth of the bus's limit."""
 _ROUNDING = 1e-9
 """Tolerance for floating point: 0.86 - 0.84 exceeds 0.02."""
 _SAFE_KEY = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
@@ -191,7 +191,7 @@ def _find_stated_problem(bound: StatedBound, own: EvalResult | None, before: Eva
 
 
 def assess_serving(ready: CheckpointReady) -> Refusal | None:
-    """Refuse serving settings of the event that no engine accepts; the merger reads those in the checkpoint's files."""
+    """Refuse serving settings of the event that no engine accepts; the merger checks the checkpoint's own settings."""
     refused = assess_settings(ready.serving) if ready.serving is not None else None
     return Refusal(refused.code, refused.reason, refused.details) if refused is not None else None
 

@@ -15,7 +15,7 @@ UNKNOWN_ERROR_TRIES = 5
 """Attempts to admit a checkpoint while an unknown error recurs."""
 
 MOST_WAITING = 256
-"""Most waiting announcements of a model; each change rewrites the whole record."""
+"""Maximum waiting announcements of a model; each change rewrites the whole record."""
 
 _SAME_TIME = timedelta(milliseconds=1)
 """Largest rounding difference between reads of the same stored time."""
@@ -45,9 +45,10 @@ class Announcements(OutboxRecord):
     """The record of a model's announcements.
 
     Attributes:
-        waiting: Announcements to admit, first one first.
-        last_sequence: Highest sequence number recorded so far. With `last_stored_at`, the time when the stream stored
-            it, it tells a redelivery from a message of a recreated stream.
+        waiting: Announcements to admit, in this order.
+        last_sequence: Highest recorded sequence number. Together with `last_stored_at`, it tells a redelivery from
+            a message of a recreated stream.
+        last_stored_at: Time when the stream stored that message.
         accepted: Stream times of the announcements accepted within the last minute; only if the team has a quota.
     """
 
@@ -59,7 +60,7 @@ class Announcements(OutboxRecord):
 
 
 def add(record: Announcements, announcement: Announcement, *, counted: bool = False) -> Announcements:
-    """Append an announcement to the record; a known one, settled or not, changes nothing.
+    """Append an announcement to the record, unless the record has seen it before.
 
     Args:
         record: The record of the model.
@@ -75,7 +76,7 @@ def add(record: Announcements, announcement: Announcement, *, counted: bool = Fa
 
 
 def is_known(record: Announcements, announcement: Announcement) -> bool:
-    """Return whether the record has seen an announcement before, settled or not."""
+    """Return whether the record has seen an announcement before, even if it was settled since."""
     last = record.last_stored_at
     return (
         last is not None
@@ -171,7 +172,7 @@ def failed_try(announcement: Announcement, *, code: Code, reason: str, wait_s: f
 
 
 def _noted(record: Announcements, announcement: Announcement) -> Announcements:
-    """Return the record with an announcement as its last one, so that a redelivery is detected."""
+    """Record an announcement as the last one seen, so that its redelivery is detected."""
     return record.model_copy(update={"last_sequence": announcement.sequence, "last_stored_at": announcement.stored_at})
 
 

@@ -47,7 +47,7 @@ def is_at_work(release: Release) -> bool:
 
 
 def _stage_requests(release: Release) -> list[str]:
-    """Return the keys of the staging requests of variants without a verdict."""
+    """Return the key of the staging request for each variant without a verdict."""
     return [f"stage.requested:{plan.lease_key(variant, 'benchmark')}" for variant in unjudged(release)]
 
 

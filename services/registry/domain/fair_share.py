@@ -15,7 +15,7 @@ class TeamWork:
     new admissions: they were admitted earlier and end sooner.
 
     Attributes:
-        limit: Most releases of the team at the workers.
+        limit: Maximum number of the team's releases at the workers.
         at_work: Releases at the workers now.
         leaving: By model, the time since when its release in progress waits for the workers.
     """

@@ -63,7 +63,7 @@ def _assess_advance(release: Release, order: CanaryAdvanced, sender: str) -> Ref
 
 
 def describe_order(release: Release, event_id: str) -> dict[str, Any]:
-    """Return the details of the answer to an order: those of a pause or resume in effect, else none."""
+    """Return the details for an order's answer: author, time and reason of an effective pause or resume, else none."""
     hold = release.hold
     if hold is None or hold.event_id != event_id:
         return {}

@@ -33,7 +33,7 @@ ALL_TRAFFIC = weight_key(1.0)
 
 
 def due(release: Release, now: datetime) -> Iterator[Emission]:
-    """Yield every fact that is due by now in plan order, including published ones."""
+    """Yield every fact that is due by now in plan order, including published facts."""
     yield "release.opened", release.opened
     yield from _waived_deadlines(release)
     if release.opened.returns is not None:

@@ -74,7 +74,7 @@ def _verdict(release: Release, variant: Variant) -> tuple[Verdict, Code | None, 
 
 
 _ROWS: Final[Mapping[str, Row]] = {row.title: row for row in ROWS.values()}
-"""Rows by title; the last one where steps share a title."""
+"""Rows by title; the last row where steps share a title."""
 _LATE: Final = "no verdict in time; a person decides: slipway promote, or slipway cancel"
 
 
@@ -152,7 +152,7 @@ def _step(
 
 
 def _ended(release: Release, step: StepProgress, *, failed: bool) -> StepProgress:
-    """Return an unfinished step of an ended release: the first one failed."""
+    """Return an unfinished step of an ended release: the first unfinished step has failed, later ones wait."""
     ended = release.finished
     if ended is None or ended.outcome == "promoted":
         return step.model_copy(update={"state": "done", "title": step.name})
@@ -303,7 +303,7 @@ def _canary(release: Release) -> str:
 
 
 def _decided(release: Release, key: str) -> str:
-    """Return the verdict on a share or on the shadow, or the decision without one; empty while awaited."""
+    """Describe the verdict on a share or shadow, or the decision without a verdict; empty while awaited."""
     assessed = release.shadowed if key == SHADOW else release.assessed.get(key)
     advance = release.advanced.get(weight_key(0.0) if key == SHADOW else key)
     if assessed is not None:

@@ -1,4 +1,4 @@
-"""Writes each input into its field of the release's record; the first one wins."""
+"""Writes each input into its field of the release's record; the first input of a kind wins."""
 
 from collections.abc import Callable
 from datetime import datetime

@@ -97,7 +97,7 @@ def _nothing_passed(release: Release) -> Ending | None:
 
 
 def _no_variant(release: Release) -> Ending:
-    """End as rejected with the first conclusive code, those of the furthest step first."""
+    """End as rejected with the first conclusive code; codes of later steps take precedence."""
     registered = [registered.variant for registered in gates.registered_variants(release)]
     judged = [(v, *verdict[1:]) for v in registered if (verdict := gates.verdict_on(release, v)) is not None]
     variants = gates.requested_variants(release)

@@ -57,7 +57,7 @@ def find_excess_releases(team: Team, under_way: int) -> str | None:
 
 
 def most_bytes(base_bytes: int, variants: int) -> int:
-    """Return the most bytes that a release stores: the merged model, and each variant at most as large."""
+    """Return the maximum bytes that a release stores: the merged model, and each variant at most as large."""
     return base_bytes * (1 + variants)
 
 
@@ -67,8 +67,8 @@ def find_excess_bytes(team: Team, stored: int, reserved: int, needed: int) -> st
     Args:
         team: The team that owns the model.
         stored: Bytes stored for the team's models.
-        reserved: Most bytes that its open releases may add.
-        needed: Most bytes that this release may add.
+        reserved: Maximum bytes that the team's open releases may add.
+        needed: Maximum bytes that this release may add.
     """
     limit = team.quota.stored_bytes
     if limit is None or stored + reserved + needed <= limit:

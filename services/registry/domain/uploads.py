@@ -12,7 +12,7 @@ from services.registry.domain.admission import Refusal
 from services.registry.domain.team_quotas import find_excess_upload
 
 MOST_PERMITS = 64
-"""Most permits in one answer: 4 GiB in parts, few enough to upload before the permits expire."""
+"""Maximum permits in one answer: 4 GiB in parts, few enough to upload before the permits expire."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The record of a model: its version numbers, its open releases, and the one in progress."""
+"""The record of a model: its version numbers, its open releases, and the release in progress."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,14 +39,14 @@ REMEMBERED: Final = 64
 
 
 ANCHORS: Final = 16
-"""Most evaluation anchors of a model; a changed set of rows starts a new anchor."""
+"""Maximum evaluation anchors of a model; a changed set of rows starts a new anchor."""
 
 
 class ModelRecord(OutboxRecord):
     """The record of a model. Version numbers only rise, and no reservation is withdrawn.
 
     Attributes:
-        reservations: Version numbers of open releases and of the newest ended ones.
+        reservations: Version numbers of the open and the newest ended releases.
         open: Releases not known to be finished.
         in_progress: The release that may be staged and promoted.
         queue: Releases that wait for it to end.
@@ -287,7 +287,7 @@ def remove(record: ModelRecord, release_id: str, *, published: bool = True) -> M
 
 
 def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bool:
-    """Return whether an older release yields to a newer, queued one; a returning version always yields."""
+    """Return whether an older release yields to a newer queued release; a returning version always yields."""
     ahead = older.id == record.in_progress or older.id in record.queue
     makes_way = older.policy.on_newer == "supersede" or older.opened.returns is not None
     return ahead and older.version < newer.version and makes_way
