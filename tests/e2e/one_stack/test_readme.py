@@ -1,7 +1,6 @@
 """The README's first release, block by block as it stands, on a running stack; only the base model is a small one."""
 
 import json
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -38,14 +37,13 @@ def test_the_commands_of_the_first_block_can_be_typed():
     assert [problem for line in commands if (problem := problem_of(line))] == []
 
 
-def test_the_training_of_the_first_block_takes_the_folder_that_is_kept_and_leaves_the_one_that_is_published():
+def test_the_training_of_the_first_block_takes_the_base_that_is_written_and_leaves_the_folder_that_is_published():
     first, _, publish, _ = blocks()
-    kept = re.search(r"--keep-folder (\S+)", first)
-    (line,) = (line for line in first.splitlines() if line.startswith("python "))
-    module, *arguments = shlex.split(line.removeprefix("python -m "))
-    assert module == "examples.smollm2.train"
-    given = train.make_parser().parse_args(arguments)
-    assert (given.base, given.steps) == (Path(kept[1]), 20)
+    written, trained = (shlex.split(line) for line in first.splitlines() if line.startswith("python -m "))
+    assert (written[2], trained[2]) == ("examples.smollm2.base", "examples.smollm2.train")
+    given = train.make_parser().parse_args(trained[3:])
+    assert (given.base, given.steps) == (Path(written[3]), 20)
+    assert f"slipway base import {written[3]} --name {BASE}" in first
     assert f"--adapter {given.out}/adapter" in publish
     assert f"--data {given.out}/train.jsonl" in publish
 

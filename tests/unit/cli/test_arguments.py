@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from typer.main import get_command
 
-from clients.cli.commands.base import import_command
 from clients.cli.commands.installation.stack import inherited_variables, parse_replicas
 from clients.cli.commands.policy import load_policy
 from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants
@@ -208,22 +207,6 @@ def test_a_progress_bar_gets_the_bytes_since_the_last_call():
     for done in (10, 10, 25):
         report(done, 25)
     assert advances == [10, 0, 15]
-
-
-def test_a_chat_template_is_for_the_model_that_is_converted(tmp_path):
-    template = tmp_path / "own.jinja"
-    template.write_text("{{ messages }}")
-    with pytest.raises(CommandError, match=r"put the template into the model folder, as chat_template\.jinja"):
-        import_command(folder="base", chat_template=template)
-
-
-@pytest.mark.parametrize(("content", "problem"), [(b" \n", "is empty"), (b"\xff\xfe", "cannot be read")])
-def test_a_chat_template_that_is_no_text_is_refused_before_anything_is_converted(tmp_path, content, problem):
-    template = tmp_path / "own.jinja"
-    template.write_bytes(content)
-    with pytest.raises(CommandError, match=problem) as refused:
-        import_command(from_smollm2=True, chat_template=template)
-    assert refused.value.code == Exit.USAGE
 
 
 def test_open_starts_no_browser():

