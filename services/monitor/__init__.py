@@ -1,1 +1,1 @@
-"""The monitor: raises alerts from telemetry, by sequential tests."""
+"""Raises alerts from gateway telemetry, by sequential tests."""

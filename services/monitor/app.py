@@ -1,4 +1,4 @@
-"""The monitor's handlers: each reads, decides, writes and publishes through the record store."""
+"""The monitor's event handlers and sweep: each reads the model's record, decides, writes and publishes."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,27 +27,27 @@ from shared.runtime.sweeper import Sweeper
 
 SERVICE = "monitor"
 _AROUND_A_REPORT_S = 30.0
-"""How long a comparison may take beside its report, and a sweep of a model beside its comparisons."""
+"""Seconds for a comparison in addition to its report, and for a model's sweep in addition to a comparison."""
 Watched = tuple[Environment, str]
-"""The environment and the model of a record."""
+"""Environment and model of a record."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """The last batch of a model that was added: when, and when the bus had stored it."""
+    """When a model's last batch was added, and when the bus had stored it."""
 
     at: datetime
     stored_at: datetime
 
     def backlog_until(self, now: datetime, lateness_s: float) -> datetime | None:
-        """Return the storage time up to which a backlog is read; None without a backlog."""
+        """Return the storage time of the last batch while a backlog is read; None without a backlog."""
         lateness = timedelta(seconds=lateness_s)
         return self.stored_at if self.at - self.stored_at > lateness and now - self.at <= lateness else None
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """The monitor's use cases: one per kind of event, and the sweep."""
+    """The monitor's use cases: one per type of event, and the sweep."""
 
     states: RecordStore[MonitorState]
     references: References
@@ -58,15 +58,15 @@ class Monitor:
     report_timeout_s: float
     read: dict[Watched, "Read"] = field(default_factory=dict)
     skipped_keys: set[str] = field(default_factory=set)
-    """Keys of the bucket that name no environment and model: logged once, and left alone."""
+    """Invalid keys of the bucket, logged once and ignored."""
 
     @property
     def drift_limit_s(self) -> float:
-        """Return the time limit in seconds of a window's comparison, with its report."""
+        """Return the time limit in seconds of a window's comparison and report."""
         return self.report_timeout_s + _AROUND_A_REPORT_S
 
     async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
-        """Add a batch of telemetry, which the bus stored at a time by its own clock."""
+        """Add a batch of telemetry; `stored`: when the bus stored it, by the bus's clock."""
         cause, batch, implausible = self._cause(event.id, event.correlationid), event.data, 0
         sender = None if stored is None else Sender(batch.gateway, offset_s(event.time, stored), stored)
 
@@ -83,7 +83,7 @@ class Monitor:
             self.metrics.count(sender, implausible)
 
     async def follow(self, event: Event[DeploymentChanged]) -> None:
-        """Follow a route."""
+        """Apply a changed route."""
         cause = self._cause(event.id, event.correlationid)
         await self.transact(
             event.environment,
@@ -92,7 +92,7 @@ class Monitor:
         )
 
     async def add_policy(self, event: Event[ReleaseOpened]) -> None:
-        """Keep the policy of a version; its rehearsal in staging is watched by the same triggers."""
+        """Record a version's policy for production, and for its rehearsal in staging."""
         opened, cause = event.data, self._cause(event.id, event.correlationid)
         for environment in ENVIRONMENTS:
             await self.transact(
@@ -104,7 +104,7 @@ class Monitor:
             )
 
     async def add_check(self, event: Event[VersionEvaluated]) -> None:
-        """Decide about the alerts of a check of served versions."""
+        """Decide the alerts on an evaluation check of served versions."""
         cause = self._cause(event.id, event.correlationid)
         await self.transact(
             event.environment,
@@ -113,7 +113,7 @@ class Monitor:
         )
 
     async def watched(self) -> list[Watched]:
-        """Return the environment and the model of every record; a key that names neither is skipped."""
+        """Return environment and model of every record; invalid keys are skipped."""
         watched = {key: parse_record_key(key) for key in await self.states.keys()}
         for key in {key for key, item in watched.items() if item is None} - self.skipped_keys:
             self.skipped_keys.add(key)
@@ -125,7 +125,7 @@ class Monitor:
     async def sweep(self, item: Watched) -> None:
         """Process the due work of one model: close windows, decide alerts, compare full drift windows.
 
-        A window that cannot be compared is logged and left to the next sweep; those of other targets are compared.
+        A failed comparison is logged and retried by the next sweep; it does not affect other targets.
         """
         environment, model = item
         now = self.clock.now()
@@ -149,7 +149,7 @@ class Monitor:
     async def transact(
         self, environment: Environment, model: str, change: Callable[[MonitorState], MonitorState]
     ) -> MonitorState:
-        """Change the record of a model, and publish the resulting facts; return it."""
+        """Change a model's record and publish its outbox; return the record."""
 
         def decide(state: MonitorState | None) -> MonitorState:
             return change(state or MonitorState(model=model, environment=environment))
@@ -184,9 +184,9 @@ class Monitor:
     async def _report(
         self, window: FullWindow, rows: dict[str, list[float]], verdict: drift.DriftVerdict
     ) -> ArtifactRef | None:
-        """Return the stored report; None if it cannot be made in time: the alert is raised without it.
+        """Return the stored report; None if making it fails or exceeds its time, including waits for other reports.
 
-        The time in which it waits for other reports counts too.
+        The alert is then raised without a report.
         """
         limit = asyncio.timeout(self.report_timeout_s)
         try:
@@ -211,7 +211,7 @@ def _too_slow(limit_s: float) -> Permanent:
 
 
 def compare(reference: dict[str, list[float]], window: FullWindow) -> drift.DriftVerdict:
-    """Return the drift verdict on a window, with thresholds calibrated on the reference."""
+    """Return the drift verdict on a window, with minimum distances calibrated on the reference."""
     rows = max(len(values) for values in window.columns.values())
     floors = drift.calibrate(reference, rows, seed=window.seed)
     return drift.assess_drift(reference, window.columns, floors=floors, alpha=window.alpha, floor=window.floor)
@@ -227,7 +227,7 @@ def build(
     settings: MonitorSettings,
     clock: Clock,
 ) -> Monitor:
-    """Register the handlers on the bus, also for staging, and return the use cases behind them."""
+    """Register the handlers on the bus, for production and staging, and return their use cases."""
     monitor = Monitor(
         states,
         references,
@@ -257,10 +257,10 @@ def build(
 
 
 def build_sweeper(monitor: Monitor, settings: MonitorSettings) -> Sweeper[Watched]:
-    """Return the loop for work that becomes due by time.
+    """Return the loop for time-dependent work.
 
-    Its first sweep comes after a window's lateness: telemetry that waited on the bus while no monitor ran is added
-    before its window is closed.
+    The first sweep waits for `lateness_s`, so that telemetry queued while no monitor ran is added before its windows
+    close.
     """
     return Sweeper(
         "monitored models",

@@ -1,4 +1,4 @@
-"""Starts the monitor: `python -m services.monitor.main`."""
+"""Composition root of the monitor: `python -m services.monitor.main`."""
 
 from services.monitor.adapters.alert_log import AlertLog
 from services.monitor.adapters.reports import EvidentlyReports

@@ -1,4 +1,4 @@
-"""The monitor's Prometheus metrics: gateways that send telemetry, open alerts, drift."""
+"""Prometheus metrics of the monitor: telemetry by gateway, open alerts, drift."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from shared.runtime.metrics import BoundedLabel, Counts, counter, gauge
 
 
 class MonitorMetrics:
-    """The metrics of gateways, alerts and drift."""
+    """Metrics of telemetry, sweeps, alerts and drift."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._offset = gauge(m.CLOCK_OFFSET, registry)
@@ -28,13 +28,13 @@ class MonitorMetrics:
         self._gateway, self._target = BoundedLabel(), BoundedLabel()
 
     def count(self, sender: Sender, implausible: int) -> None:
-        """Count a batch of a gateway."""
+        """Export a gateway's clock offset, and count its implausible records."""
         gateway = self._gateway(sender.gateway)
         self._offset.labels(gateway).set(sender.offset_s)
         self._implausible.labels(gateway).inc(implausible)
 
     def count_arrived(self, records: Iterable[Inference]) -> None:
-        """Count the records that arrived by their outcome, ignored ones included."""
+        """Count the records that arrived, including ignored ones, by environment and target."""
         for (environment, target), number in Counter((record.environment, record.target) for record in records).items():
             self._arrived.labels(environment, self._target(target)).inc(number)
 
@@ -48,6 +48,6 @@ class MonitorMetrics:
         self._open.replace(key, Counter((state.environment, alert.kind, alert.severity) for alert in alerts))
 
     def note_comparison(self, environment: Environment, target: Target, verdict: DriftVerdict) -> None:
-        """Export the distance of each feature of a target's answers from its reference."""
+        """Export each feature's Kolmogorov-Smirnov distance from a target's reference."""
         for column in verdict.columns:
             self._drift.labels(environment, self._target(target), column.column).set(column.statistic)

@@ -1,4 +1,4 @@
-"""Ports of the monitor."""
+"""Ports of the monitor: references, reports, routes, policies, the alert log."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,48 +16,48 @@ Columns = Mapping[str, Sequence[float]]
 
 
 class References(Protocol):
-    """The stored reference windows, numbered per target."""
+    """The stored drift references, numbered per target."""
 
     async def latest(self, target: Target) -> Reference | None:
-        """Return the newest reference of a target; None when there is none."""
+        """Return the newest reference of a target; None without one."""
 
     async def put(self, target: Target, columns: Columns, *, taken_at: datetime, source: str) -> Reference:
-        """Store a window as the target's next reference; return the one stored, maybe by another process."""
+        """Store a window as the target's next reference; return the stored one, maybe another process's."""
 
     async def rows(self, reference: Reference) -> dict[str, list[float]]:
         """Return a reference's verified rows by column."""
 
 
 class Reports(Protocol):
-    """Makes the report that a drift alert links to."""
+    """Makes the reports linked by drift alerts."""
 
     async def make(self, target: Target, reference: Columns, current: Columns, verdict: DriftVerdict) -> ArtifactRef:
-        """Render, store and link the evidence of a comparison.
+        """Render and store the report of a comparison; return a reference to it.
 
         Raises:
-            SlipwayError: it could not be made or stored; the alert then goes without.
+            SlipwayError: rendering or storing failed; the alert is raised without a report.
         """
 
 
 class Routes(Protocol):
-    """The routes of production and of staging, as they are stored."""
+    """The stored routes of production and staging."""
 
     async def models(self, environment: Environment) -> list[str]:
-        """Return the models that have a route."""
+        """Return the models with a route."""
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
-        """Return the route of a model; None if there is none."""
+        """Return a model's route with its revision; None without one."""
 
 
 class Policies(Protocol):
-    """The policies that are signed with versions."""
+    """The signed policies of versions."""
 
     async def read(self, model: str, version: int) -> SignedPolicy | str:
-        """Return the policy of a version; a sentence that says why it cannot be read else."""
+        """Return a version's signed policy; else a sentence with the reason."""
 
 
 class OpenAlerts(Protocol):
-    """The log of the monitor's alerts."""
+    """The monitor's alerts in the event log."""
 
     async def read(self, environment: Environment, model: str) -> tuple[AlertRaised, ...]:
-        """Return the alerts about a model that were raised and not resolved."""
+        """Return a model's alerts that were raised and not resolved."""

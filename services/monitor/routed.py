@@ -1,4 +1,4 @@
-"""Keeps every routed version watched, also where the record was lost or an event never came."""
+"""Keeps every routed version monitored, even if a record was lost or an event never arrived."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,7 +19,7 @@ from shared.runtime.sweeper import Sweeper
 
 _EVERY_S: Final = 5.0
 _LATE_S: Final = 30.0
-"""How long the event of a route may take. Events come one by one, and of a stored route only the last is seen."""
+"""Seconds for a route's event to arrive before the stored route is applied: events arrive one by one."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RoutedModels:
     """Compares each stored route with the monitor's record, and adds missing changes.
 
     Attributes:
-        behind: The epoch that a record has, and since when the stored route is ahead of it.
+        behind: The record's epoch, and since when (monotonic) the stored route is ahead of it.
     """
 
     monitor: Monitor
@@ -37,11 +37,11 @@ class RoutedModels:
     behind: dict[Watched, tuple[int, float]] = field(default_factory=dict)
 
     async def keys(self) -> list[Watched]:
-        """Return the environment and the model of every route."""
+        """Return environment and model of every route."""
         return [(environment, model) for environment in ENVIRONMENTS for model in await self.routes.models(environment)]
 
     async def sweep(self, key: Watched) -> None:
-        """Follow a route whose event is missing, read unknown policies, then the alerts of the log."""
+        """Apply a stored route if its event is missing, add missing policies, then open alerts of the log."""
         environment, model = key
         entry = await self.routes.get(environment, model)
         if entry is None:
@@ -66,7 +66,7 @@ class RoutedModels:
             )
 
     def _is_due(self, key: Watched, state: MonitorState, route: Route) -> bool:
-        """Return whether the stored route must be followed: the record has none, or its event is missing."""
+        """Return whether to apply the stored route: the record has none, or lags behind it for `_LATE_S`."""
         if not state.route_known:
             return True
         now_s = self.monitor.clock.monotonic()
@@ -87,5 +87,5 @@ class RoutedModels:
 
 
 def build_routed_sweeper(routed: RoutedModels) -> Sweeper[Watched]:
-    """Return the loop that keeps routed versions watched."""
+    """Return the loop that keeps routed versions monitored."""
     return Sweeper("routed models", routed.keys, routed.sweep, every_s=_EVERY_S)

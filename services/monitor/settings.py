@@ -17,24 +17,24 @@ class MonitorSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MONITOR_", frozen=True, extra="ignore")
 
     window_s: Annotated[int, Field(ge=1, le=3600)] = 60
-    """Length of the windows that are summarised."""
+    """Length of summarised windows, in seconds."""
     lateness_s: Seconds = 15.0
-    """How long after its end a window still takes records: longer than the bus waits to deliver a batch again."""
+    """Seconds after its end in which a window accepts records: longer than the bus's redelivery delay."""
     update_every_s: Seconds = 15.0
-    """Least time between two updates of an alert."""
+    """Least seconds between updates of an alert."""
     assess_every_s: Seconds = 10.0
-    """Least time between two inconclusive assessments of a canary."""
+    """Least seconds between inconclusive assessments of a canary or shadow."""
     quiet_s: Seconds = 120.0
-    """After how long without a request a staging target is watched no longer."""
+    """Seconds without requests until a staging target is no longer monitored."""
     drift_rows: Annotated[int, Field(ge=50, le=5000)] = 300
-    """Answers of a drift window."""
+    """Answers per drift window."""
     sweep_s: Seconds = 1.0
-    """Seconds between two sweeps."""
+    """Seconds between sweeps, which close windows and decide alerts."""
     report_timeout_s: Seconds = 180.0
-    """Most time of a drift report, with its wait for others; after it the alert is raised without one."""
+    """Seconds for a drift report, including waits for others; then the alert is raised without it."""
 
     def rules(self) -> Rules:
-        """Return the settings as the domain takes them."""
+        """Return the settings as limits for the domain."""
         windowing = Windowing(self.window_s, self.lateness_s)
         return Rules(
             windowing=windowing,

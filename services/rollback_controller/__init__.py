@@ -1,1 +1,1 @@
-"""Rolls production back to the previous version by the declared policy, and rehearses it in staging beforehand."""
+"""Rolls production back to the previous version by the release's policy, and rehearses rollbacks in staging."""

@@ -1,4 +1,4 @@
-"""Subscribes the handlers: read, ask the domain, act, return facts. Failure belongs to `shared.messaging.bus`."""
+"""Event handlers of the rollback-controller: alerts, telemetry, releases, and operators' orders."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,8 +40,8 @@ from shared.messaging.orders import order_refused
 from shared.runtime.clock import Clock
 
 _AT_ONCE = 8
-"""Messages of one kind that may lead to a rollback and are handled at once: a previous target that does not answer its
-probe, or a log that hangs, must not keep other models where they are."""
+"""Concurrent messages per type of event that may start a rollback: a silent standby or a slow log must not delay
+rollbacks of other models."""
 
 
 def build(
@@ -58,7 +58,7 @@ def build(
     settings: RollbackControllerSettings,
     clock: Clock,
 ) -> Controller:
-    """Subscribe the handlers; return the controller, whose `sweep` must be run for each record beside them."""
+    """Subscribe the handlers; return the controller, to be swept per record beside them (`Controller.sweep`)."""
     controller = Controller(
         states=states,
         routes=routes,
@@ -89,7 +89,7 @@ def build(
 
 
 def _subscribe_watch(bus: Bus, controller: Controller) -> None:
-    """Subscribe to alerts and telemetry, of staging beside production."""
+    """Subscribe to alerts and telemetry of production and staging."""
 
     async def alert(event: Event[AlertRaised] | Event[AlertUpdated]) -> None:
         await controller.handle_alert(event, bus.received)
@@ -125,7 +125,7 @@ def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal, 
 def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) -> None:
     @bus.on(RollbackOrdered, failure=order_failed, max_workers=_AT_ONCE)
     async def rollback_ordered(event: Event[RollbackOrdered]) -> None:
-        await controller.handle_order(event, bus.received)  # answered by what the record publishes: no log delays it
+        await controller.handle_order(event, bus.received)  # the record's outbox publishes the answer
 
     @bus.on(QuarantineLifted, failure=order_refused)
     async def quarantine_lifted(event: Event[QuarantineLifted]) -> list[DeploymentChanged | OrderAccepted]:
@@ -151,10 +151,9 @@ def _accepted(event: Event[Any], changed: DeploymentChanged) -> OrderAccepted:
 
 
 def order_failed(event: Event[RollbackOrdered], error: SlipwayError) -> RollbackFailed | OrderRefused:
-    """Return the fact that an order of a rollback which is not carried out becomes.
+    """Return the answer to a refused rollback order: a failed rollback, or only a refused order.
 
-    The id of a malformed order may be that of another rollback, which has not failed. What another team ordered is no
-    failure of this model.
+    Malformed orders are only refused, because their id may be another rollback's; so are orders of foreign teams.
     """
     if event.data.failed is None or error.code in ("malformed_event", "team_mismatch"):
         return order_refused(event, error)

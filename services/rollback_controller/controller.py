@@ -1,4 +1,4 @@
-"""Decides, carries out and verifies rollbacks."""
+"""Decides, executes and verifies rollbacks: from an event to the switched route and its verification."""
 
 import asyncio
 import functools
@@ -42,16 +42,16 @@ from shared.storage.kv import Conflict, Entry
 
 SERVICE = "rollback-controller"
 _PUBLISH_S = 5.0
-"""How long a handler tries to publish what its record has: a log that hangs fails a publication after 50 s."""
+"""Seconds that a handler tries to publish its outbox; a hanging log fails a publication only after 50 s."""
 _SEEN_S = 0.5
-"""So long record and route are as they were read; while a version was asked for a token they may have changed."""
+"""Seconds for which a read record and route may be used without reading again, such as after a probe."""
 _RESUMED = timedelta(seconds=2)
-"""Older decisions are those of a process that has died: they are looked at again before they are carried out."""
+"""Older decisions are of a process that died; they are assessed again before execution."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Record and route of a model, read at once; another writer may change either until it is written."""
+    """Record and route of a model, read together; compare-and-set detects later changes of either."""
 
     state: RollbackState
     recorded: Entry[RollbackState] | None
@@ -64,13 +64,13 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Controller:
-    """The rollback-controller's handlers of facts, and its periodic work.
+    """The rollback-controller's event handlers, and its periodic work.
 
     Attributes:
-        states: Its records; `write` changes one with what it publishes, `publish` sends it (`messaging.records`).
-        routes: The buckets of routes, in production and in staging (`adapters/kv.py`).
-        probe: Says whether a target generates, now, or by its answer of the last 10 s (`adapters/probes.py`).
-        teams: Returns the teams as they are now.
+        states: The records with their outboxes.
+        routes: The routes of production and staging.
+        probe: Tests whether a target generates, now or within the last 10 s.
+        teams: Returns the current teams.
     """
 
     states: RollbackStates
@@ -86,7 +86,7 @@ class Controller:
     # -- facts ------------------------------------------------------------------------------------------------------
 
     async def record_policy(self, event: Event[ReleaseOpened]) -> None:
-        """Record a version's triggers when its release opens: later neither registry nor store may answer."""
+        """Record a version's triggers when its release opens; registry and store may be down at a rollback."""
         opened = event.data
         for environment in ENVIRONMENTS:
             entry = await self.routes.get(environment, event.subject)
@@ -139,7 +139,7 @@ class Controller:
         await self.decide(event, decide, received, seen if self.clock.monotonic() - began_s < _SEEN_S else None)
 
     async def _look(self, environment: Environment, model: str) -> _Seen:
-        """Read record and route at once."""
+        """Read record and route concurrently."""
         recorded, routed = await asyncio.gather(
             self.states.get(environment, model), self.routes.get(environment, model)
         )
@@ -147,7 +147,7 @@ class Controller:
         return _Seen(state, recorded, routed)
 
     async def _look_behind(self, alert: AlertRaised | AlertUpdated, route: Route | None) -> Standby:
-        """Return how the version is that an alert would move traffic to."""
+        """Return the state of the version that an alert would move traffic to."""
         if route is None or not decision.takes_traffic(route, alert.target):
             return Standby("missing")
         served = plan_standby(route, alert)
@@ -165,7 +165,7 @@ class Controller:
         return standby
 
     async def handle_assessment(self, event: Event[CanaryAssessed] | Event[ShadowAssessed], received: Received) -> None:
-        """Roll back a canary, or end a shadow, that failed its test."""
+        """Roll back a canary, or end a shadow, that failed its assessment."""
         await self.decide(
             event,
             lambda state, route, cause: decision.decide_on_assessment(state, event.data, route, cause),
@@ -173,7 +173,7 @@ class Controller:
         )
 
     async def handle_release_end(self, event: Event[ReleaseFinished], received: Received) -> None:
-        """Roll back the canary, or end the shadow, of a release that ended otherwise than promoted."""
+        """Roll back the canary, or end the shadow, of a release that ended without promotion."""
         await self.decide(
             event,
             lambda state, route, cause: decision.decide_on_release_end(state, event.data, route, cause),
@@ -181,12 +181,12 @@ class Controller:
         )
 
     async def handle_order(self, event: Event[RollbackOrdered], received: Received) -> None:
-        """Carry out an operator's order; raise Permanent when the order is void."""
+        """Carry out an operator's rollback order; raise Permanent if the order is void."""
         void: VoidOrder | None = None
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             nonlocal void
-            if state.rollback(rollback_id(event.id)) is None:  # what is decided stays, whatever the teams are now
+            if state.rollback(rollback_id(event.id)) is None:  # a decided order is not checked again
                 check_sender(event, self.teams())
             decided = decision.decide_on_order(state, event.data, route, cause, self.rules)
             if isinstance(decided, VoidOrder):
@@ -200,7 +200,7 @@ class Controller:
             raise Permanent(void.code, void.reason)
 
     async def measure(self, event: Event[InferenceBatch], stored_at: datetime) -> None:
-        """Assess live requests where a rollback waits for verification, at the bus's time if the gateway's is wrong."""
+        """Count live requests for rollbacks that await verification; times are corrected to the bus's clock."""
         now, records = self.clock.now(), put_right(event.data.records, offset_s(event.time, stored_at))
         completed = False
 
@@ -221,7 +221,7 @@ class Controller:
         received: Received,
         seen: _Seen | None = None,
     ) -> None:
-        """Decide on an event with the record and the route, carry out what is decided, publish what follows."""
+        """Decide on an event by record and route, execute pending rollbacks, then publish the outbox."""
         environment, model = event.environment, event.subject
         seen = seen or await self._look(environment, model)
         route = seen.route
@@ -235,15 +235,14 @@ class Controller:
             event.sender,
         )
         state = await self.states.write(environment, model, lambda state: decide(state, route, cause), seen.recorded)
-        # Before anything is published: a log that is full must not keep traffic where it is.
+        # Before publishing: a full log must not delay the switch.
         await self.execute_pending(state, seen.routed)
         await self._publish(environment, model)
 
     async def _publish(self, environment: Environment, model: str) -> None:
-        """Publish the outbox; facts that the log does not take within seconds are left to the sweep.
+        """Publish the outbox; after `_PUBLISH_S` the rest is left to the sweep.
 
-        The record has it, so nothing is gained by another delivery of the message: one of telemetry would be counted
-        again, and one that waits here keeps the next one from its handler.
+        Failing the handler instead would redeliver its message, and count telemetry twice.
         """
         try:
             async with asyncio.timeout(_PUBLISH_S):
@@ -256,7 +255,7 @@ class Controller:
     # -- execution --------------------------------------------------------------------------------------------------
 
     async def execute_pending(self, state: RollbackState, routed: Entry[Route] | None = None) -> None:
-        """Carry out every rollback that is decided and not done; `routed` is the route where it was read before."""
+        """Execute every decided rollback; `routed` is the route if it was just read."""
         for rollback in execution.pending(state):
             if rollback.rollback_id not in self._executing:
                 self._executing.add(rollback.rollback_id)
@@ -268,7 +267,7 @@ class Controller:
     async def _execute(
         self, environment: Environment, model: str, rollback: Rollback, routed: Entry[Route] | None
     ) -> None:
-        """Probe the target that traffic would move to, change the route, record it: once, also if killed in between."""
+        """Probe the standby, switch the route and record it; after a crash in between, only the record is written."""
         for attempt in range(ATTEMPTS):
             is_known = routed is not None and not attempt
             entry = routed if is_known else await self.routes.get(environment, model)
@@ -301,9 +300,9 @@ class Controller:
         raise kept_changing(f"routes/{model}")
 
     async def _find_switch(self, environment: Environment, rollback: Rollback, route: Route) -> Route | None:
-        """Return the route by which a rollback moved traffic before its process died; None if it did not.
+        """Return the route that a rollback wrote before its process died; None if it wrote none.
 
-        The present route counts where the history of routes goes back less far, or was lost.
+        If the bucket's history no longer has that route, the current route is returned.
         """
         moved = await self.routes.find(environment, route.model, rollback.rollback_id)
         if moved is None and execution.has_moved(await self.states.read(environment, route.model), rollback, route):
@@ -313,7 +312,7 @@ class Controller:
     async def _assess_resumed(
         self, environment: Environment, route: Route, rollback: Rollback
     ) -> tuple[Code, str] | None:
-        """Return why a rollback that a process decided before it died is not carried out; None if it is."""
+        """Return why a rollback decided by a dead process is void; None to execute it."""
         age = self.clock.now() - (rollback.timeline.decided_at or rollback.timeline.detected_at)
         if timedelta() <= age < _RESUMED:
             return None
@@ -328,10 +327,10 @@ class Controller:
         return None
 
     async def _is_ready(self, environment: Environment, model: str, rollback: Rollback, after: Route) -> bool:
-        """Return whether the target that becomes active generates; record it if it does not.
+        """Return whether the target that becomes active generates; if not, record the failure.
 
-        After an alert its answer of the last 10 s counts. An order asks now: attached servers may serve another version
-        since, and no alert returns what an order moved.
+        For an alert, an answer of the last 10 s suffices. For an order the target is probed now: attached servers may
+        have changed, and no alert would revert the order.
         """
         served = after.active
         ask = self.probe.answered if rollback.origin == "alert" else self.probe.answers
@@ -376,7 +375,7 @@ class Controller:
     # -- between facts ----------------------------------------------------------------------------------------------
 
     async def sweep(self, key: tuple[Environment, str]) -> None:
-        """Carry out what an earlier process left pending, and end verifications that no traffic comes for."""
+        """Execute and publish what an earlier process left pending; end overdue verifications by a probe."""
         environment, model = key
         state = await self.states.read(environment, model)
         if state.outbox or execution.pending(state):
@@ -386,7 +385,7 @@ class Controller:
             await self._verify_by_probe(state, rollback)
 
     async def _verify_by_probe(self, state: RollbackState, rollback: Rollback) -> None:
-        """End a verification that too little traffic came for: a probe tells whether the target generates."""
+        """End a verification with too little traffic by probing the target."""
         entry = await self.routes.get(state.environment, state.model)
         active = entry.value.active if entry else None
         answers = None

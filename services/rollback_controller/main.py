@@ -1,4 +1,4 @@
-"""Starts the rollback-controller: the only place where its parts are put together."""
+"""Composition root of the rollback-controller: `python -m services.rollback_controller.main`."""
 
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
@@ -23,11 +23,11 @@ from shared.storage.kv import Bucket
 
 
 async def run(connection: Connection, settings: RollbackControllerSettings) -> None:
-    """Connect, subscribe and serve until told to stop."""
+    """Connect, subscribe and serve until stopped."""
     channels, bus = Channels(connection.server_keys), Bus(connection, SERVICE, SystemClock())
     await connect_with_retries(bus)
     clock = BusClock(SystemClock(), lambda: bus.js, "rollbacks")
-    await clock.try_comparing()  # before the first message: by a clock that is ahead, alerts and orders are old
+    await clock.try_comparing()  # before the first message: by a fast clock, alerts and orders would be expired
     states = RollbackStates(
         RecordStore("rollbacks", Bucket(bus.js, "rollbacks", RollbackState, service=SERVICE), bus, service=SERVICE)
     )
@@ -42,7 +42,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         probe=probe,
         traffic=_traffic(settings),
         proofs=proofs_by_settings(connection, clock),
-        teams=TeamList(connection.teams, clock).read,  # not required: without the list, automatic rollbacks go on
+        teams=TeamList(connection.teams, clock).read,  # optional: automatic rollbacks work without
         settings=settings,
         clock=clock,
     )
@@ -58,7 +58,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
 
 
 def _traffic(settings: RollbackControllerSettings) -> GatewayTraffic:
-    """Return the client that sends the requests of rehearsals."""
+    """Return the client that sends rehearsal requests."""
     return GatewayTraffic(
         settings.gateway_url,
         settings.gateway_key,
@@ -70,8 +70,8 @@ def _traffic(settings: RollbackControllerSettings) -> GatewayTraffic:
 
 
 def main() -> None:
-    """Run the rollback-controller."""
-    run_service(SERVICE, RollbackControllerSettings, run, uses_store=False)  # without other keys it still rolls back
+    """Read the settings and run the rollback-controller."""
+    run_service(SERVICE, RollbackControllerSettings, run, uses_store=False)  # rollbacks need no store
 
 
 if __name__ == "__main__":

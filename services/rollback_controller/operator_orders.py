@@ -1,6 +1,6 @@
-"""Carries out what operators order about routes and drills: lift a quarantine, decide a suspension, start a drill.
+"""Executes operators' orders other than rollbacks: lift a quarantine, decide a suspension, start a drill.
 
-And what the shadow of a suspended version showed, or what a canary's assessment asks for.
+Also applies verdicts of the monitor: on suspended versions, and on canaries with traffic to take away.
 """
 
 import functools
@@ -44,23 +44,23 @@ from shared.storage.kv import Conflict
 
 @dataclass(frozen=True)
 class OperatorOrders:
-    """Orders that change a route or a drill and start no rollback."""
+    """Executes orders and verdicts that change a route or drill without a rollback."""
 
     controller: Controller
     routes: Routes
     drills: Drills
     clock: Clock
     production_drills: frozenset[str] = frozenset()
-    """Models that drills may run on in production; `*` stands for all."""
+    """Models with permitted production drills; `*` for all."""
 
     async def lift_quarantine(self, event: Event[QuarantineLifted], received: Received) -> DeploymentChanged:
-        """Lift the quarantine of a target and return the changed route; raise Permanent when the order is void."""
+        """Lift a target's quarantine and return the changed route; raise Permanent if the order is void."""
         return await self._edit(event, received, lift_quarantine)
 
     async def end_suspension(self, event: Event[SuspensionDecided], received: Received) -> DeploymentChanged:
-        """Quarantine a suspended target or let it return; raise Permanent when the order is void.
+        """Quarantine a suspended target or return it to traffic; raise Permanent if the order is void.
 
-        It returns as a canary. At once if the order says so; so does the base model, which has no release.
+        It returns as a canary; with all traffic at once if so ordered, or if it is the base model (without release).
         """
         order = event.data
         if order.decision == "confirm":
@@ -70,10 +70,10 @@ class OperatorOrders:
         return await self._edit(event, received, edit)
 
     async def judge(self, event: Event[SuspensionJudged]) -> DeploymentChanged | None:
-        """Quarantine a suspended target that its shadow confirmed, or write another verdict on it into the route.
+        """Apply the verdict on a suspended target: quarantine if confirmed, else note the verdict in the route.
 
         Returns:
-            The changed route; None if the target is not suspended any more, or was so once more since.
+            The changed route; None if that suspension has ended.
         """
         verdict = functools.partial(
             judge,
@@ -85,7 +85,7 @@ class OperatorOrders:
         return await self._note(event, verdict, "confirm" if event.data.verdict == "confirmed" else "judge")
 
     async def take_away(self, event: Event[CanaryAssessed]) -> DeploymentChanged | None:
-        """Take a canary's traffic away for a minute, and return the changed route; None if it takes none any more."""
+        """Remove a canary's traffic for a minute; return the changed route, None if the canary has ended."""
         return await self._note(event, functools.partial(take_away, at=self.clock.now()), "judge")
 
     async def _note(
@@ -94,7 +94,7 @@ class OperatorOrders:
         edit_route: Callable[..., Edit],
         cause: Literal["confirm", "judge"],
     ) -> DeploymentChanged | None:
-        """Edit the route as a verdict says and return it; None if the verdict came too late."""
+        """Edit the route by a verdict and return it; None if the edit is refused as too late."""
         edit = await self._write(event, edit_route)
         if isinstance(edit, EditRefused):
             structlog.get_logger().info("judged too late", model=event.subject, type=event.type, reason=edit.reason)
@@ -107,7 +107,7 @@ class OperatorOrders:
         received: Received,
         edit_route: Callable[..., Edit],
     ) -> DeploymentChanged:
-        """Edit the route as ordered and return it."""
+        """Edit the route by an order and return it; raise Permanent if the order is void or the edit refused."""
 
         def check(route: Route | None) -> None:
             check_sender(event, self.controller.teams())
@@ -127,16 +127,16 @@ class OperatorOrders:
         edit_route: Callable[..., Edit],
         check: Callable[[Route | None], None] = lambda _route: None,
     ) -> Edit:
-        """Write the edited route, unless the edit is refused.
+        """Write the edited route, unless the edit is refused; return the edit.
 
-        A rollback that moved traffic is recorded first: afterwards its route would not tell that it did.
+        Pending rollbacks are executed first: the edit would overwrite the trace of an unrecorded switch.
         """
         model, target = event.subject, event.data.target
         await self.controller.execute_pending(await self.controller.states.read("production", model))
         for _ in range(ATTEMPTS):
             entry = await self.routes.get("production", model)
             route = entry.value if entry is not None else Route(model=model)
-            if event.id not in (route.cause_id, route.last_edit_id):  # else it is done, and only published again
+            if event.id not in (route.cause_id, route.last_edit_id):  # else already written
                 check(entry.value if entry is not None else None)
             edit = edit_route(route, target, cause_id=event.id)
             if isinstance(edit, Changed):
@@ -153,10 +153,10 @@ class OperatorOrders:
         return await self.controller.probe.answers(route.active) if route.active is not None else None
 
     async def order_drill(self, event: Event[DrillOrdered], received: Received) -> None:
-        """Write the ordered fault where gateways look for it; raise Permanent when the order is void.
+        """Write the ordered drill for the gateways; raise Permanent if the order is void.
 
-        An order that comes again after a later one changes nothing. An order to end a drill does not expire when the
-        drill ends: it counts as long as an order without an expiry.
+        An order redelivered after a later one is ignored. An order to end a drill ignores `expires_at`, the drill's
+        end; it is valid as long as an order without expiry.
         """
         order, now, stored_at = event.data, self.clock.now(), received.stored_at
         before = await self.drills.get(order.environment, event.subject)

@@ -1,4 +1,4 @@
-"""Ports of the rollback-controller."""
+"""Ports of the rollback-controller: routes, drills, the log, proofs, probes, traffic."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,89 +14,89 @@ from shared.storage.kv import Entry
 
 
 class Routes(Protocol):
-    """The routes of production and of staging."""
+    """The routes of production and staging."""
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
-        """Read a route; None when there is none."""
+        """Return a route with its revision; None without one."""
 
     async def find(self, environment: Environment, model: str, cause_id: str) -> Route | None:
-        """Return the route that an event led to, also if others followed; None if it is not among the last ones."""
+        """Return the route written for a cause, from the bucket's history; None if not there."""
 
     async def put(self, environment: Environment, route: Route, revision: int | None) -> None:
-        """Write a route that must still be at `revision` (None: must not exist); raise `kv.Conflict` else."""
+        """Write a route over `revision` (None: create it); raise `kv.Conflict` if another writer was first."""
 
 
 class Drills(Protocol):
     """The drills that gateways follow."""
 
     async def put(self, drill: Drill) -> None:
-        """Make this the drill of its model and environment."""
+        """Set the drill of its model and environment."""
 
     async def get(self, environment: Environment, model: str) -> Drill | None:
-        """Read the drill of a model and environment, on or over."""
+        """Return the drill of a model and environment, active or ended; None without one."""
 
 
 class Alerts(Protocol):
-    """The log of alerts."""
+    """The event log, for questions about alerts and routes."""
 
     async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
-        """Return whether the log has the resolution of an alert after a sequence number."""
+        """Return whether an alert was resolved after a sequence number of the log."""
 
     async def last_route_change(self, environment: Environment, model: str) -> int:
-        """Return the sequence number in the log of the last `deployment.changed`; 0 if there is none."""
+        """Return the sequence number of the last `deployment.changed`; 0 without one."""
 
     async def last_raised(self, environment: Environment, model: str) -> int:
-        """Return the sequence number in the log of the last `alert.raised`; 0 if there is none."""
+        """Return the sequence number of the last `alert.raised`; 0 without one."""
 
     async def raised_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
-        """Return whether the log says after a sequence number that an alert was raised."""
+        """Return whether an alert was raised after a sequence number of the log."""
 
 
 class Proofs(Protocol):
-    """Attestations of versions."""
+    """Attestations and signed policies of versions."""
 
     async def attest_rehearsal(self, record: RehearsalRecord) -> None:
-        """Append the outcome of a rehearsal to the version's attestations, once."""
+        """Append a rehearsal's outcome to the version's attestations; idempotent."""
 
     async def policy(self, model: str, version: int) -> SignedPolicy | str:
-        """Return the policy that is signed with a version; a sentence that says why it cannot be read else."""
+        """Return a version's signed policy; else a sentence with the reason."""
 
 
 class Publisher(Protocol):
     """Publishes facts."""
 
     async def publish(self, emit: Emit) -> object:
-        """Publish a fact and return once the stream has it; raise Transient when it has not."""
+        """Publish a fact and return once the stream has stored it; raise Transient otherwise."""
 
 
 class Probe(Protocol):
-    """Asks targets for answers, past all gateways: neither a caller's limits nor telemetry know of it."""
+    """Probes targets directly, without gateways: no limits apply, and no telemetry results."""
 
     async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
-        """Return None when so many of its endpoints generate a token in time, else why the others do not."""
+        """Return None if at least `least` endpoints generate a token in time, else the failures."""
 
 
 class RememberedProbe(Probe, Protocol):
-    """Probes that know who answered a moment ago."""
+    """A probe that remembers recent answers."""
 
     async def answered(self, served: ServedTarget, least: int = 1) -> str | None:
-        """Return None when so many of its endpoints generated a token a moment ago, or do now; else why not."""
+        """Return None if `least` endpoints generated a token recently, or do now; else the failures."""
 
 
 class Traffic(Protocol):
-    """Requests to a model in staging, through the gateway."""
+    """Rehearsal traffic to a model in staging, through the gateway."""
 
     def flow(self, model: str) -> AbstractAsyncContextManager["Flow"]:
-        """Send requests at a steady rate for as long as the context lasts."""
+        """Send requests at a steady rate during the context."""
 
 
 class Flow(Protocol):
-    """Requests that are being sent."""
+    """Running rehearsal traffic."""
 
     @property
     def seconds(self) -> Sequence[float]:
-        """Latencies of the good answers so far, in seconds, from sending to the complete answer."""
+        """Seconds from request to complete answer, of each successful request so far."""
 
     @property
     def last_failure(self) -> str:
-        """Why the last one was not answered well; empty while all are."""
+        """The last failure of a request; empty without one."""

@@ -1,4 +1,4 @@
-"""Rehearses rollback in staging, on the real parts, before a version may serve production."""
+"""Rehearses rollbacks in staging, with the real gateway, monitor and controller, before a version takes traffic."""
 
 import asyncio
 import functools
@@ -39,10 +39,10 @@ from shared.storage.kv import Conflict
 
 _POLL_S = 0.1
 _AGAIN_S = 5.0
-"""Until a switch is tried again that failed."""
+"""Seconds until a failed switch is tried again."""
 _NO_FAULT = DrillFault()
 _SWITCH = "the switch"
-"""What is rehearsed where detection was before, in the place of a trigger, none of which has such a name."""
+"""Rehearsed instead of a trigger if detection was rehearsed before; no trigger can have this name."""
 ACTOR = "rehearsal"
 
 
@@ -51,13 +51,13 @@ class Pace:
     """Limits of a rehearsal.
 
     Attributes:
-        healthy_requests: Requests that the candidate must answer, without any alert, before a fault is injected. For
-            a trigger that bounds a time, the fallback before it.
-        healthy_s: Seconds that this may take.
-        detect_s: Seconds that the alert and the switch may take.
-        verify_s: Seconds that the verification of the fallback may take after that.
-        repeat_after_s: Seconds until a trigger that fired before its fault is rehearsed again.
-        load: The traffic meanwhile.
+        healthy_requests: Requests that the candidate must answer before a fault is injected; for a trigger on
+            latency, the fallback first.
+        healthy_s: Seconds for these requests.
+        detect_s: Seconds for the alert and the switch.
+        verify_s: Seconds for the verification of the fallback after the switch.
+        repeat_after_s: Pause before a trigger that fired without its fault is rehearsed again.
+        load: The traffic of the rehearsal.
     """
 
     healthy_requests: int = 5
@@ -70,10 +70,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One rehearsal: the candidate that fails, the fallback that takes over, the policy, the event that asked.
+    """One rehearsal: its event, the candidate to fail, the fallback to take over, the policy.
 
     Attributes:
-        repeated: Triggers that fired before their fault, and were rehearsed again.
+        repeated: Triggers that fired without their fault, and were rehearsed again.
     """
 
     event: Event[VariantStaged]
@@ -90,7 +90,7 @@ class _Stage:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Injects the declared fault of each automatic trigger, and observes the real monitor and controller."""
+    """Injects the fault of each automatic trigger, and observes the real monitor and controller."""
 
     bus: Publisher
     states: RollbackStates
@@ -102,10 +102,10 @@ class Rehearsal:
     clock: Clock
     pace: Pace
     execute: Callable[[RollbackState], Awaitable[None]]
-    """Carries out the rollbacks that a record has, as those of production."""
+    """Executes a record's pending rollbacks (`Controller.execute_pending`)."""
 
     async def record_request(self, event: Event[RehearsalRequested]) -> None:
-        """Record a release's request for a rehearsal, which begins when its targets are staged."""
+        """Record a release's rehearsal request; the rehearsal begins when its targets are staged."""
         await self.states.transact(
             "production", event.subject, lambda state: rehearsal_plan.record_request(state, event.data)
         )
@@ -114,7 +114,7 @@ class Rehearsal:
         """Rehearse the rollback of staged targets and return the outcome; a redelivered event gets the same one.
 
         Raises:
-            Transient: The request has not arrived yet, or a part does not answer.
+            Transient: The rehearsal request has not arrived yet, or a dependency does not answer.
         """
         if event.data.request.purpose != "rehearsal":
             return None
@@ -134,7 +134,7 @@ class Rehearsal:
         return await self._attested(event, state.rehearsed[release_id])
 
     async def _attested(self, event: Event[VariantStaged], completed: RehearsalCompleted) -> RehearsalCompleted:
-        """Return an outcome once it is attested: no version takes traffic before that."""
+        """Attest an outcome and return it; without the attestation, no version takes traffic."""
         candidate = event.data.candidate
         record = RehearsalRecord(
             target=candidate.target, manifest_digest=candidate.manifest.digest, completed=completed
@@ -185,18 +185,17 @@ class Rehearsal:
         )
 
     def _assess_triggers(self, triggers: Sequence[Trigger]) -> str:
-        """Return why one of the triggers cannot be rehearsed at all, before anything is injected; empty if all may."""
+        """Return why a trigger cannot be rehearsed; empty if all can. Checked before any fault is injected."""
         load, detect_s = self.pace.load, self.pace.detect_s
         faults = ((trigger, rehearsal_plan.plan_fault(trigger)) for trigger in triggers)
         refusals = (rehearsal_plan.assess_fault(trigger, fault, load, detect_s) for trigger, fault in faults)
         return next((refusal for refusal in refusals if refusal), "")
 
     async def _rehearse_trigger(self, stage: _Stage, trigger: Trigger) -> RehearsalCertificate | str:
-        """Return the certificate of one trigger, or why there is none.
+        """Return the certificate of one trigger, or the reason for none.
 
-        While a host stalls, healthy requests are slow or fail, too. So a trigger that fires before its fault is
-        rehearsed again, once; one that does so twice has a threshold that is too tight. Staging is clear in between, so
-        that a monitor that stalled takes its alert back before the candidate is on the route again.
+        A trigger that fires without its fault is rehearsed once more, because a stalled host can cause it; if it fires
+        again, its threshold is too tight. Staging is cleared in between, so that the monitor resolves its alert.
         """
         outcome = await self._attempt(stage, trigger)
         if outcome is None:
@@ -208,8 +207,8 @@ class Rehearsal:
         return outcome or f"{trigger.name}: it fired twice on healthy traffic in staging; its threshold is too tight."
 
     async def _attempt(self, stage: _Stage, trigger: Trigger) -> RehearsalCertificate | str | None:
-        """Return the certificate of one trigger, or why there is none; None if it fired before its fault."""
-        fault = rehearsal_plan.plan_fault(trigger) or _NO_FAULT  # `_assess_triggers` refused those without one
+        """Return the certificate of one trigger, or the reason for none; None if it fired without its fault."""
+        fault = rehearsal_plan.plan_fault(trigger) or _NO_FAULT  # `_assess_triggers` refused triggers without
         await self._clear_route(stage, trigger.name)
         before: Sequence[float] = ()
         if trigger.metric in SLO_METRICS:
@@ -233,7 +232,7 @@ class Rehearsal:
             rollback = await self._await_rollback(stage, trigger.name)
         if rollback is None:
             return await self._why_none(stage, trigger, fault)
-        # Alert and fault have times of different clocks. The order in the log is certain.
+        # Alert and fault have different clocks; the order in the log is certain.
         if not await self.alerts.raised_since("staging", stage.model, rollback.alert_id, last_raised):
             return None
         return rehearsal_plan.assess_rehearsal(
@@ -251,7 +250,7 @@ class Rehearsal:
     async def _rehearse_switch(
         self, stage: _Stage, detections: Sequence[RehearsalCertificate]
     ) -> tuple[RehearsalCertificate, ...] | str:
-        """Return the certificates of a release whose detection is rehearsed, or why there are none."""
+        """Rehearse only the switch; return the certificates with earlier detections, or the reason for none."""
         await self._clear_route(stage, _SWITCH)
         await self._set_stage(stage, _SWITCH)
         async with self.traffic.flow(stage.model) as flow:
@@ -276,14 +275,14 @@ class Rehearsal:
         )
 
     async def _switch(self, stage: _Stage) -> Rollback | None:
-        """Begin the switch, as an alert or its next update does, and return it as far as it came."""
+        """Start and execute the switch like an alert's rollback; return the rollback in its current phase."""
         now, needed = self.clock.now(), replicas_needed(stage.candidate)
         begin = functools.partial(rehearsal_plan.start_switch, cause=stage.event, replicas=needed, now=now)
         await self.execute(await self.states.transact("staging", stage.model, begin))
         return await self._find_rollback(stage, "")
 
     async def _why_none(self, stage: _Stage, trigger: Trigger, fault: DrillFault) -> str:
-        """Return why a fault led to no rollback in time."""
+        """Return why a fault caused no rollback in time."""
         state = await self.states.read("staging", stage.model)
         if state.held:
             return f"{trigger.name}: the alert came, and traffic stayed ({next(iter(state.held.values()))})."
@@ -293,17 +292,16 @@ class Rehearsal:
         )
 
     async def _clear_route(self, stage: _Stage, trigger: str) -> None:
-        """End the fault and the route that an interrupted attempt may have left."""
+        """End the drill and clear the route of an interrupted attempt."""
         await self._put_drill(stage, trigger, _NO_FAULT)
         entry = await self.routes.get("staging", stage.model)
         if entry is not None and entry.value.active is not None:
             await self._put_route(stage, None, None, f"{stage.event.id}/{trigger}/begin")
 
     async def _set_stage(self, stage: _Stage, trigger: str, verifying: Trigger | None = None) -> None:
-        """Route staging to the candidate, with the fallback ready behind it and without a fault.
+        """Route staging to the candidate, with the fallback as previous and without a fault.
 
-        An attempt that was interrupted may have left an alert: the monitor resolves it when the candidate leaves the
-        route, and what it published before that does not count.
+        Alerts from before the last route change belong to interrupted attempts, and are ignored.
         """
         since = await self.alerts.last_route_change("staging", stage.model)
         now, version = self.clock.now(), stage.candidate.target.version
@@ -317,7 +315,7 @@ class Rehearsal:
         await self._put_route(stage, stage.candidate, stage.fallback, f"{stage.event.id}/{trigger}")
 
     async def _await_healthy(self, served: ServedTarget, trigger: str, flow: Flow) -> str:
-        """Wait until a target gives good answers; return the failure at the deadline, else an empty text."""
+        """Wait for `healthy_requests` successful answers; return the failure at the deadline, else empty."""
         deadline = self.clock.monotonic() + self.pace.healthy_s
         while len(flow.seconds) < self.pace.healthy_requests:
             if self.clock.monotonic() > deadline:
@@ -327,9 +325,9 @@ class Rehearsal:
         return ""
 
     async def _await_rollback(self, stage: _Stage, trigger: str) -> Rollback | None:
-        """Return the rollback that the fault led to, as far as it came in time; None if there is none.
+        """Return the last rollback caused by the fault, in the phase reached in time; None without one.
 
-        One that failed is tried again with the next update of its alert, as in production: the last one counts.
+        A failed rollback is retried at the next update of its alert, as in production.
         """
         started = self.clock.monotonic()
         rollback: Rollback | None = None
@@ -348,7 +346,7 @@ class Rehearsal:
         return rehearsal_plan.find_rollback(await self.states.read("staging", stage.model), trigger)
 
     async def _put_drill(self, stage: _Stage, trigger: str, fault: DrillFault) -> None:
-        """Inject a fault; a fault that does nothing ends the one before."""
+        """Inject a fault into staging; `_NO_FAULT` ends the current one."""
         now = self.clock.now()
         lasts = timedelta(seconds=self.pace.detect_s + self.pace.verify_s)
         await self.drills.put(
@@ -368,7 +366,7 @@ class Rehearsal:
     async def _put_route(
         self, stage: _Stage, active: ServedTarget | None, previous: ServedTarget | None, cause_id: str
     ) -> None:
-        """Write the route of staging and publish it."""
+        """Write the staging route and publish it."""
         for _ in range(ATTEMPTS):
             entry = await self.routes.get("staging", stage.model)
             route = rehearsal_plan.plan_staging_route(
@@ -388,7 +386,7 @@ class Rehearsal:
         )
 
     async def _clear(self, stage: _Stage) -> None:
-        """Leave staging as it was before: no fault, no target that serves."""
+        """Clear staging: no fault, no serving target, no rehearsal in progress."""
         await self._put_drill(stage, "none", _NO_FAULT)
         await self._put_route(stage, None, None, f"{stage.event.id}/end")
         now = self.clock.now()

@@ -17,11 +17,11 @@ class RollbackControllerSettings(BaseSettings):
     """Read from the environment once (prefix `ROLLBACK_CONTROLLER_`).
 
     Attributes:
-        gateway_url: where rehearsals send their requests.
-        gateway_key: file with the key that they present, which opens staging: `api/rollback-controller.key` of
+        gateway_url: the gateway for rehearsal requests.
+        gateway_key: file with the API key of rehearsals, valid in staging: `api/rollback-controller.key` of
             `slipway keys init`.
-        gateway_ca: certificate (PEM) of the authority that the gateway's is from; that of the system without.
-        probe_s: how long the previous target has to generate a token before traffic moves to it.
+        gateway_ca: CA certificate (PEM) for the gateway; unset: the system's CAs.
+        probe_s: seconds for the previous target to generate a token before traffic moves to it.
     """
 
     model_config = SettingsConfigDict(env_prefix="ROLLBACK_CONTROLLER_", frozen=True, extra="ignore")
@@ -31,26 +31,26 @@ class RollbackControllerSettings(BaseSettings):
     gateway_ca: Path | None = None
     probe_s: Seconds = 5.0
     verify_s: Seconds = 30.0
-    """How long the live requests that verify a switch are waited for."""
+    """Seconds to wait for live requests that verify a switch."""
     sweep_s: Seconds = 1.0
-    """Seconds between two sweeps."""
+    """Seconds between sweeps for pending and overdue rollbacks."""
     production_drills: str = ""
-    """Models that drills may run on in production, with commas between; `*` for all. In staging they always may."""
+    """Models with permitted production drills, comma-separated; `*` for all. Staging permits all."""
     rehearsal_rps: Annotated[float, Field(gt=0, le=100)] = 4.0
     """Requests per second of a rehearsal."""
     rehearsal_healthy_s: Seconds = 60.0
-    """How long the good answers before the fault of a rehearsal may take."""
+    """Seconds for the successful answers before a rehearsal's fault."""
     rehearsal_detect_s: Seconds = 120.0
-    """How long alert and switch of a rehearsal may take; more than an answer under the fault of its trigger takes."""
+    """Seconds for a rehearsal's alert and switch; must exceed the time of an answer under the trigger's fault."""
 
     @property
     def drilled_models(self) -> frozenset[str]:
-        """The models that drills may run on in production; `*` stands for all."""
+        """The models with permitted production drills; `*` for all."""
         return frozenset(name.strip() for name in self.production_drills.split(",") if name.strip())
 
     @property
     def rules(self) -> Rules:
-        """The rules of decisions."""
+        """The limits of rollback decisions."""
         return Rules(verify_s=self.verify_s)
 
     @property

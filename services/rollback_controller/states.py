@@ -1,4 +1,4 @@
-"""Reads and changes the controller's records: one for each model and environment, in the bucket `rollbacks`."""
+"""Access to the controller's records: one per model and environment, in the bucket `rollbacks`."""
 
 import functools
 from collections.abc import Callable
@@ -19,16 +19,16 @@ Decide = Callable[[RollbackState], RollbackState]
 
 
 class RollbackStates:
-    """The records of all models. A decision is written with the facts that follow from it, which are then published."""
+    """The records of all models; one write stores a decision with its facts, to be published from the outbox."""
 
     def __init__(self, store: RecordStore[RollbackState]) -> None:
         self._store = store
 
     async def transact(self, environment: Environment, model: str, decide: Decide) -> RollbackState:
-        """Decide, write the record if it changed, publish its outbox; return the record.
+        """Apply `decide`, write the record if it changed, publish its outbox; return the record.
 
         Raises:
-            Transient: The bus does not answer. What was written stands; the next call, or a sweep, publishes it.
+            Transient: The bus does not answer. A written record stays; the next call or sweep publishes it.
         """
         empty = RollbackState(model=model, environment=environment)
         after = await self._store.transact(record_key(environment, model), lambda state: _changed(state, empty, decide))
@@ -37,21 +37,21 @@ class RollbackStates:
     async def write(
         self, environment: Environment, model: str, decide: Decide, known: Entry[RollbackState] | None = None
     ) -> RollbackState:
-        """Decide and write the record, read again if `known` is not given or changed; `publish` publishes the rest."""
+        """Apply `decide` and write the record without publishing; `known` saves a read if it is current."""
         key, empty = record_key(environment, model), RollbackState(model=model, environment=environment)
         return await self._store.write(key, lambda state: _changed(state, empty, decide), known) or empty
 
     async def publish(self, environment: Environment, model: str) -> RollbackState:
-        """Publish what a record has in its outbox; return the record."""
+        """Publish a record's outbox; return the record."""
         return await self.transact(environment, model, lambda state: state)
 
     async def read(self, environment: Environment, model: str) -> RollbackState:
-        """Return the current record; an empty record if there is none."""
+        """Return the current record; an empty record if none exists."""
         state = await self._store.read(record_key(environment, model))
         return state or RollbackState(model=model, environment=environment)
 
     async def get(self, environment: Environment, model: str) -> Entry[RollbackState] | None:
-        """Return a record with its revision; None if there is none."""
+        """Return a record with its revision; None without one."""
         return await self._store.get(record_key(environment, model))
 
     async def keys(self) -> list[tuple[Environment, str]]:
@@ -62,13 +62,13 @@ class RollbackStates:
 
 @dataclass(frozen=True)
 class KnownPolicies:
-    """The policies of routed versions: a record that was lost has them from what is signed with the versions."""
+    """Restores the policies of routed versions in a lost record, from the signed policies of versions."""
 
     states: RollbackStates
     proofs: Proofs
 
     async def complete(self, environment: Environment, model: str, state: RollbackState, route: Route | None) -> None:
-        """Record the policies of the versions on a route that the record lacks; log why some cannot be read."""
+        """Record missing policies of the versions on a route; log unreadable ones."""
         for version in without_policy(route, state.triggers):
             signed = await self.proofs.policy(model, version)
             if isinstance(signed, str):
@@ -80,7 +80,7 @@ class KnownPolicies:
 
 
 def _changed(state: RollbackState | None, empty: RollbackState, decide: Decide) -> RollbackState | None:
-    """Return the record after a decision; None if there is none and the decision needs none."""
+    """Return the record after a decision; unchanged (perhaps None) if the decision changes nothing."""
     before = empty if state is None else state
     after = decide(before)
     return state if after is before else after

@@ -1,4 +1,4 @@
-"""Reads from the log of facts which alerts of the monitor are open, where its own record was lost."""
+"""Reads the monitor's open alerts from the event log, to rebuild a lost record."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,14 +16,14 @@ F = TypeVar("F", AlertRaised, AlertResolved)
 
 
 class AlertLog:
-    """The monitor's alerts in the stream `SLIPWAY_EVENTS` (implements `OpenAlerts`)."""
+    """The monitor's alerts in the stream `SLIPWAY_EVENTS` (implements `ports.OpenAlerts`)."""
 
     def __init__(self, js: Callable[[], JetStreamContext], service: str) -> None:
         self._js = js
         self._service = service
 
     async def read(self, environment: Environment, model: str) -> tuple[AlertRaised, ...]:
-        """Return the alerts about a model that are open; messages that cannot be read are left out."""
+        """Return a model's open alerts; unreadable messages are ignored."""
         raised = await self._last(Event[AlertRaised], AlertRaised.TYPE, environment, model)
         resolved = await self._last(Event[AlertResolved], AlertResolved.TYPE, environment, model) if raised else {}
         still_open = (alert for name, (sequence, alert) in raised.items() if resolved.get(name, (0,))[0] < sequence)
@@ -32,7 +32,7 @@ class AlertLog:
     async def _last(
         self, kind: type[Event[F]], fact_type: str, environment: Environment, model: str
     ) -> dict[str, tuple[int, F]]:
-        """Return the last fact about each alert, with its sequence number, by the alert's id."""
+        """Return the last fact about each alert, with its sequence number, by alert id."""
         subject, sequence = nats_subject(fact_type, model, self._service, environment), 0
         facts: dict[str, tuple[int, F]] = {}
         while True:

@@ -1,4 +1,4 @@
-"""The child process that renders a drift report with Evidently: `rows.json` in, `report.html` and `report.json` out."""
+"""Child process that renders a drift report with Evidently: reads `rows.json`, writes `report.html` and `.json`."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ LARGEST_FILE_BYTES = 1024**3
 
 
 def render(argv: list[str]) -> dict[str, Any]:
-    """Render the report of a folder; the result holds Evidently's p-value per column."""
+    """Render the report in the folder `argv[0]`; return Evidently's p-value per column."""
     folder = Path(argv[0])
     confine(write=[folder], file_bytes=LARGEST_FILE_BYTES)
     import pandas as pd  # type: ignore[import-untyped]

@@ -1,4 +1,4 @@
-"""Drift reports: Evidently in a killable child process, the result in the store."""
+"""Renders drift reports with Evidently in a child process, and stores them."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ _MEMORY_BYTES = 2 * 1024**3
 
 
 class EvidentlyReports:
-    """Evidence of drift: Evidently's report as HTML and JSON, the rows, and our own verdict; one at a time."""
+    """Makes drift reports, one at a time: Evidently's HTML and JSON, the rows, and the monitor's verdict."""
 
     def __init__(self, store: Store, folder: Path, *, timeout_s: float) -> None:
         self._store = store
@@ -29,7 +29,7 @@ class EvidentlyReports:
         self._one_at_a_time = asyncio.Lock()
 
     async def make(self, target: Target, reference: Columns, current: Columns, verdict: DriftVerdict) -> ArtifactRef:
-        """Render and store a report; return the reference of the manifest of its files."""
+        """Render and store a report; return a reference to its manifest."""
         self._folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix="drift-", dir=self._folder))
         try:
@@ -42,7 +42,7 @@ class EvidentlyReports:
     async def render(
         self, work: Path, target: Target, reference: Columns, current: Columns, verdict: DriftVerdict
     ) -> dict[str, Any]:
-        """Render a report into a folder; return Evidently's p-value per column."""
+        """Render a report into `work`; return Evidently's p-value per column."""
         rows = {
             "target": str(target),
             "alpha": verdict.alpha,
@@ -69,4 +69,4 @@ class EvidentlyReports:
 
 
 async def _ignore(_progress: dict[str, Any]) -> None:
-    """A report takes seconds; its progress is not reported."""
+    """Ignore progress: a report takes seconds."""

@@ -1,4 +1,4 @@
-"""The store's reference windows (`references/<target>/<number>.json`, each written once) and signed policies."""
+"""Drift references (`references/<model>/<target>/<number>.json`, immutable) and signed policies in the store."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ _NUMBERED = re.compile(r"/(\d{6})\.json$")
 
 
 class ReferenceWindow(Contract):
-    """The stored form of a reference."""
+    """The stored form of a drift reference: feature values by column."""
 
     kind: str = "reference"
     target: Target
@@ -32,21 +32,21 @@ class ReferenceWindow(Contract):
 
 
 class StoredReferences:
-    """The store's references."""
+    """Drift references in the store (implements `ports.References`)."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     async def latest(self, target: Target) -> Reference | None:
-        """Return the newest reference of a target; None when there is none."""
+        """Return the newest reference of a target; None without one."""
         return await asyncio.to_thread(self._latest, target)
 
     async def put(self, target: Target, columns: Columns, *, taken_at: datetime, source: str) -> Reference:
-        """Store a window as the target's next reference."""
+        """Store a window as the target's next reference; return the stored one, maybe another process's."""
         return await asyncio.to_thread(self._put, target, columns, taken_at, source)
 
     async def rows(self, reference: Reference) -> dict[str, list[float]]:
-        """Read a reference's rows, verified."""
+        """Return a reference's verified rows by column."""
         return (await asyncio.to_thread(self._read, reference.ref)).columns
 
     def _latest(self, target: Target) -> Reference | None:
@@ -81,11 +81,11 @@ class SignedPolicies:
     """Policies in the store's signed manifests (implements `ports.Policies`)."""
 
     def __init__(self, store: Store, connection: Connection) -> None:
-        """Take the settings that name the list of keys, and read nothing yet."""
+        """Set the store, and the settings with the list of trusted keys."""
         self._store, self._connection = store, connection
 
     async def read(self, model: str, version: int) -> SignedPolicy | str:
-        """Return the policy of a version; a sentence that says why it cannot be read else."""
+        """Return a version's signed policy; else a sentence with the reason."""
         try:
             trust = Trust.from_settings(self._connection)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Finds that a model is not watched: no telemetry of it can be true, or triggers of its versions are not known."""
+"""Finds models without monitoring: implausible telemetry, no requests with evidence, or unknown triggers. Pure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -10,17 +10,17 @@ from decisions.evidence.alerts import Finding
 from services.monitor.domain.record import MonitorState, TargetState
 
 LONGEST_S = 60.0
-"""How long telemetry may come of which no record counts."""
+"""Seconds of telemetry without a valid record before the alert."""
 KEY = "blind"
 KEY_OF_POLICIES = "blind-policies"
 KEY_OF_KEYS = "blind-keys"
 UNFED_REQUESTS, UNFED_S = 100, 600.0
-"""Without evidence so many requests are an alert where triggers are automatic, so long after the last evidence or
-after the version began to serve."""
+"""With automatic triggers, so many requests without evidence are an alert, so long after the last evidence or the
+version's start."""
 
 
 def note_batch(state: MonitorState, *, records: int, implausible: int, now: datetime) -> MonitorState:
-    """Return the record with a batch noted: since when, and when last, batches came of which all is ignored."""
+    """Return the record with `ignored_since` and `ignored_at` updated by a batch."""
     if records == 0 or (implausible < records and state.ignored_since is None):
         return state
     ignored = implausible == records
@@ -32,7 +32,7 @@ def note_batch(state: MonitorState, *, records: int, implausible: int, now: date
 
 
 def find_blindness(state: MonitorState) -> Finding:
-    """Return the finding on telemetry of which all was ignored for too long; missing telemetry does not count."""
+    """Return the finding on telemetry that was ignored completely for `LONGEST_S`; missing telemetry is none."""
     since = state.ignored_since
     for_s = 0.0 if since is None else ((state.ignored_at or since) - since).total_seconds()
     message = f"All telemetry of {for_s:.0f} s was ignored, because it cannot be true: no trigger is watched."
@@ -51,7 +51,7 @@ def find_blindness(state: MonitorState) -> Finding:
 
 
 def find_unfed(watched: TargetState, triggers: Sequence[Trigger]) -> Finding:
-    """Return whether a version has automatic triggers, and no request that it answered lately is evidence."""
+    """Return the finding on a version with automatic triggers and no recent request that is evidence."""
     automatic = [trigger.name for trigger in triggers if trigger.action == "automatic"]
     is_long = (watched.last_at - (watched.fed_at or watched.since)).total_seconds() >= UNFED_S
     unfed = bool(automatic) and watched.unfed >= UNFED_REQUESTS and is_long
@@ -73,7 +73,7 @@ def find_unfed(watched: TargetState, triggers: Sequence[Trigger]) -> Finding:
 
 
 def find_unknown_policies(state: MonitorState) -> Finding:
-    """Return whether versions are routed whose triggers are not known."""
+    """Return the finding on routed versions with unknown triggers."""
     unknown = state.unknown
     return Finding(
         key=KEY_OF_POLICIES,
@@ -90,7 +90,7 @@ def find_unknown_policies(state: MonitorState) -> Finding:
 
 
 def _describe_unknown(model: ModelName, unknown: Mapping[Any, str]) -> str:
-    """Return the versions that are not watched because their policy is unknown, with the reason."""
+    """Return the message about versions with unknown policies."""
     versions, reason = ", ".join(map(str, unknown)), next(iter(unknown.values()), "")
     return (
         f"The policies of these versions of {model} are neither recorded nor can they be read from what is signed with "

@@ -1,4 +1,4 @@
-"""The evidence about a candidate so far, over its shadow and all steps, and the evidence still needed."""
+"""Assesses a candidate by its evidence from shadow and canary steps: verdict, reason, requests needed. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,12 @@ from services.monitor.domain.record import Policy, TargetState
 
 @dataclass(frozen=True)
 class Part:
-    """The verdict of one comparison.
+    """The verdict of one condition, such as one trigger.
 
     Attributes:
-        shown: Whether the comparison has any subject.
-        take_away: The candidate's traffic must be removed for a while, because both versions exceed the limit.
+        needed: Further requests needed for a decision.
+        shown: False if there is no evidence at all.
+        take_away: Whether to remove the canary's traffic for a while, because both versions exceed the limit.
     """
 
     verdict: Verdict
@@ -31,9 +32,9 @@ class Part:
 
 
 def assess_trigger(trigger: Trigger, state: TriggerState | None, beta: float, now: datetime) -> Part:
-    """Return a trigger's verdict on a candidate, beside the active version's same seconds.
+    """Return a trigger's verdict on a candidate, compared with the active version in the same seconds.
 
-    One that saw nothing blocks nothing.
+    Without evidence the verdict is pass.
     """
     seen = state.candidate if state is not None else None
     if state is None or seen is None or not seen.candidate.requests:
@@ -72,14 +73,14 @@ def _why_both(seen: CandidateState) -> str:
 
 
 def _why_undecided(seen: CandidateState, trigger: Trigger, needed: int) -> str:
-    """Return the evidence that a trigger still needs."""
+    """Return why a trigger is undecided, as text."""
     if judge(seen.model_copy(update={"callers": {}}), trigger, 1.0 - 1e-9) == "fail":
         return "which may be one caller's alone"
     return f"and about {needed} good requests to be sure that it is below twice that"
 
 
 def decide(parts: Sequence[Part]) -> tuple[Verdict, Sequence[Part]]:
-    """Return the verdict over all parts, and those that decide it: any failure fails, whatever is missing waits."""
+    """Return the overall verdict and its decisive parts: fail before inconclusive before pass."""
     for verdict in ("fail", "inconclusive"):
         decisive = [part for part in parts if part.verdict == verdict]
         if decisive:
@@ -88,7 +89,7 @@ def decide(parts: Sequence[Part]) -> tuple[Verdict, Sequence[Part]]:
 
 
 def assess_canary(policy: Policy, state: TargetState, now: datetime) -> CanaryAssessed:
-    """Return the verdict on a canary over all triggers."""
+    """Return the verdict on a canary over all triggers and the required number of requests."""
     required = policy.canary.min_requests
     watching = sequential(policy.triggers)
     parts = [assess_trigger(trigger, state.triggers.get(trigger.name), policy.canary.beta, now) for trigger in watching]
@@ -112,14 +113,14 @@ def assess_canary(policy: Policy, state: TargetState, now: datetime) -> CanaryAs
 
 
 def _e_values(state: TargetState) -> dict[str, float]:
-    """Return the e-value of each test that can fail the canary."""
+    """Return the e-value of each test that can fail a canary."""
     known = {name: trigger.candidate for name, trigger in state.triggers.items() if trigger.candidate is not None}
     beyond = {name: seen.beyond for name, seen in known.items()}
     return beyond | {f"{name}:baseline": seen.worse for name, seen in known.items() if seen.active.requests}
 
 
 def _counts(trigger: TriggerState) -> TriggerCounts:
-    """Return the requests that a trigger has seen, over the shadow and all steps."""
+    """Return a trigger's counts of requests, over the shadow and all steps."""
     seen = trigger.candidate or CandidateState()
     return TriggerCounts(
         requests=seen.candidate.requests,

@@ -1,4 +1,4 @@
-"""Finds requests that were in flight at deaths of engines of more than one target: they kill every version."""
+"""Finds request bodies that were in flight when engines of several targets died: they kill every version. Pure."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
@@ -10,14 +10,14 @@ from decisions.evidence.triggers import ended_at
 
 KEY: Final = "kills-every-version"
 KEPT_FOR: Final = timedelta(minutes=10)
-"""How long a death counts; so long gateways refuse a body that was in flight at deaths of two targets."""
+"""How long a death counts, as for bans at gateways (`body_refused`)."""
 _MOST: Final = 256
 Deaths = Mapping[str, Mapping[str, datetime]]
-"""By body: when the engine of which target died with it in flight."""
+"""By body digest and target: when the target's engine died with the body in flight."""
 
 
 def note_deaths(deaths: Deaths, records: Iterable[Inference]) -> Deaths:
-    """Return the deaths with those that some records report."""
+    """Return the deaths including those reported by `records`; old ones are dropped."""
     died = [record for record in records if record.engine_died == "meanwhile" and record.body is not None]
     if not died:
         return deaths
@@ -29,7 +29,7 @@ def note_deaths(deaths: Deaths, records: Iterable[Inference]) -> Deaths:
 
 
 def find_killers(deaths: Deaths, now: datetime) -> Finding:
-    """Return whether requests kill engines of every version, as far as they met any."""
+    """Return the finding on bodies that were in flight at recent deaths of two or more targets."""
     lately = {
         body: [target for target, at in targets.items() if now - at < KEPT_FOR] for body, targets in deaths.items()
     }

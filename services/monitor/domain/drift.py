@@ -13,7 +13,7 @@ Columns = Mapping[str, Sequence[float]]
 
 
 class ColumnDrift(Contract):
-    """The comparison of one column: its distance, its p-value, and its threshold."""
+    """The comparison of one column: distance (`statistic`), p-value, and minimum distance (`floor`)."""
 
     column: str
     statistic: float
@@ -23,7 +23,7 @@ class ColumnDrift(Contract):
 
 
 class DriftVerdict(Contract):
-    """All columns compared."""
+    """The comparison of all columns."""
 
     alpha: float
     current_rows: int
@@ -31,12 +31,12 @@ class DriftVerdict(Contract):
 
     @property
     def drifted(self) -> tuple[ColumnDrift, ...]:
-        """The columns that drifted, the farthest first."""
+        """The drifted columns, the largest distance first."""
         return tuple(sorted((column for column in self.columns if column.drifted), key=lambda item: -item.statistic))
 
 
 def compare_samples(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """Return the largest distance between two samples' distribution functions, and its two-sided p-value."""
+    """Return the two-sample Kolmogorov-Smirnov statistic, and its two-sided p-value."""
     from scipy.stats import ks_2samp  # takes most of a second
 
     result = ks_2samp(first, second)
@@ -44,7 +44,7 @@ def compare_samples(first: Sequence[float], second: Sequence[float]) -> tuple[fl
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted by Holm's step-down method, which controls the family-wise error rate."""
+    """Return p-values adjusted by Holm's step-down method (family-wise error rate)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -54,9 +54,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def calibrate(reference: Columns, rows: int, *, seed: int, resamples: int = RESAMPLES) -> dict[str, float]:
-    """Return, per column, the largest distance between resamples of the reference: distances that occur without drift.
+    """Return, per column, the largest distance between bootstrap resamples of the reference, as occurs without drift.
 
-    Both sides are drawn anew, of the sizes that will be compared, so that ties and heavy tails are as in the data.
+    Both sides have the sizes of the later comparison, so that ties and heavy tails are as in the data.
     """
     draw = random.Random(seed)  # noqa: S311 - a seeded resampling, the same for the same reference
     distances = {}
@@ -77,7 +77,7 @@ def assess_drift(
     alpha: float = DEFAULT_ALPHA,
     floor: float = DEFAULT_FLOOR,
 ) -> DriftVerdict:
-    """Compare the columns that both sides have; a column drifted when it is both surprising and far enough away."""
+    """Compare the common columns: drifted if adjusted p-value ≤ `alpha`, and distance > `floor` and `floors`."""
     names = sorted(name for name in reference if reference[name] and current.get(name))
     compared = [compare_samples(reference[name], current[name]) for name in names]
     columns = []

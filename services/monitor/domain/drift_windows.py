@@ -1,4 +1,4 @@
-"""Drift in a target's record: full windows, and the results of references and comparisons."""
+"""Drift windows in a target's record: full windows, and their use as reference or comparison. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from services.monitor.domain.monitoring import Cause, Rules, add_alerts
 from services.monitor.domain.record import DriftState, MonitorState, Policy, Reference, TargetState
 
 TWO_COMPARISONS_S = 1.0
-"""A drift alert is resolved by the second comparison in a row that finds none."""
+"""Hold time of a drift alert: the second consecutive comparison without drift resolves it."""
 KEY = "drift"
 
 
 @dataclass(frozen=True)
 class FullWindow:
-    """A drift window of a target with enough answers: it becomes the reference or is compared with it."""
+    """A target's drift window with enough answers, to become the reference or be compared with it."""
 
     target: Target
     columns: Mapping[str, tuple[float, ...]]
@@ -33,13 +33,13 @@ class FullWindow:
 
     @property
     def seed(self) -> int:
-        """Number that the resampling starts from: the same for the same reference."""
+        """The seed of resampling, determined by the reference."""
         digest = self.reference.ref.digest if self.reference else digest_of_json(str(self.target))
         return int(digest.removeprefix("sha256:")[:12], 16)
 
 
 def full_windows(state: MonitorState, rules: Rules) -> tuple[FullWindow, ...]:
-    """List the drift windows that have enough answers, at most one for each target."""
+    """Return the drift windows with at least `drift_rows` answers, at most one per target."""
     windows = []
     for watched in state.targets.values():
         drift = watched.drift
@@ -61,12 +61,12 @@ def full_windows(state: MonitorState, rules: Rules) -> tuple[FullWindow, ...]:
 
 
 def trigger_of(policy: Policy | None) -> Trigger | None:
-    """Return the policy's drift trigger, if it has one."""
+    """Return the policy's drift trigger; None without one."""
     return find_trigger(policy.triggers, "drift") if policy else None
 
 
 def add_reference(state: MonitorState, window: FullWindow, reference: Reference) -> MonitorState:
-    """Return the record with a target's drift reference set; the window that became the reference is used up."""
+    """Set a target's drift reference; a window that became the reference is cleared."""
     watched = state.targets.get(str(window.target))
     if watched is None or watched.drift.began_at != window.began_at or watched.drift.reference is not None:
         return state
@@ -84,7 +84,7 @@ def add_comparison(
     cause: Cause,
     rules: Rules,
 ) -> MonitorState:
-    """Return the record with the drift alert of a target decided, and its next drift window begun."""
+    """Decide a target's drift alert after a comparison, and begin its next window."""
     watched = state.targets.get(str(window.target))
     if watched is None or watched.drift.began_at != window.began_at or watched.drift.reference != window.reference:
         return state

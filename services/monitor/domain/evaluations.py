@@ -1,4 +1,4 @@
-"""Alerts on served versions whose evaluation scores fall below those at release, confirmed by two checks."""
+"""Alerts on served versions with evaluation scores below those at release, confirmed by two checks. Pure."""
 
 from contracts.facts import EvaluationCheck, VersionEvaluated
 from contracts.policy import Trigger
@@ -9,17 +9,17 @@ from services.monitor.domain.monitoring import Cause, Rules, add_alerts
 from services.monitor.domain.record import MonitorState
 
 PREVIOUS = "previous-evaluations"
-"""The key of the alert that a rollback would lead to a version that has fallen."""
+"""Key of the alert on fallen scores of the previous version, the standby."""
 TOGETHER = "both-evaluations"
-"""The key of the alert that the active and the previous version have fallen."""
+"""Key of the alert on fallen scores of both active and previous version."""
 
 
 def add_check(state: MonitorState, checked: VersionEvaluated, cause: Cause, rules: Rules) -> MonitorState:
-    """Return the state after a check of served versions; a check of a version no longer active changes nothing.
+    """Return the record after a check of served versions; unchanged if the checked version is no longer active.
 
-    A fall of the active version is an alert of its trigger. If the previous version has fallen too, it is another
-    alert, of no trigger, which moves nothing: the engine or the machine is at fault, or a rollback would not help. An
-    undecided check changes neither alert.
+    Fallen scores of the active version raise its trigger's alert. If the previous version's fell, too, the alert has
+    no trigger and moves no traffic: engine or machine are at fault, or a rollback would not help. An undecided check
+    changes neither alert.
     """
     active, previous = checked.checks[0], next(iter(checked.checks[1:]), None)
     watched, policy = state.targets.get(str(active.target)), state.policies.get(str(active.target.version))

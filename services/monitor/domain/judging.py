@@ -1,4 +1,4 @@
-"""Judges a suspended version by its shadow: pairs of the metric that moved it, in blocks of two seconds. Pure."""
+"""Judges a suspended version by its shadow: pairs of the trigger that suspended it, in blocks of 2 s. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -21,7 +21,7 @@ KEY: Final = "suspended"
 
 
 def follow(state: MonitorState, route: Route, now: datetime) -> dict[str, Any]:
-    """Return the fields of the record about the suspended versions of a route."""
+    """Return the record's fields `judged` and `undecided` after a change of the route."""
     judged = [
         f"{entry.served.target}: {describe_suspended(route, entry)}"
         for entry in route.suspended
@@ -45,9 +45,9 @@ def _find_judged(known: Judged | None, route: Route, now: datetime) -> Judged | 
 
 
 def observe(state: MonitorState, pairs: Sequence[MirroredPair]) -> MonitorState:
-    """Return the record with the pairs of the suspended version added to its open block, without requests of drills.
+    """Add pairs of the suspended version to its open block, except requests of drills.
 
-    Of a death of its engine only the first report counts.
+    Each death of its engine counts once.
     """
     judged = state.judged
     policy, trigger = _trigger_of(state)
@@ -75,10 +75,7 @@ def _with_pair(judged: Judged, trigger: Trigger, pair: MirroredPair, declared: S
 
 
 def settle(state: MonitorState, cause_id: str, now: datetime) -> MonitorState:
-    """Return the record with finished blocks of a suspended target's pairs counted, and with its verdict published.
-
-    A block lasts `BLOCK_S`. The verdict is added to the outbox once it is decided.
-    """
+    """Count the finished blocks (`BLOCK_S` each) of a suspended version's pairs; once decided, publish its verdict."""
     judged = state.judged
     policy, trigger = _trigger_of(state)
     if judged is None or judged.verdict is not None:
@@ -129,7 +126,7 @@ def _decide(judged: Judged, policy: Policy | None) -> JudgementVerdict | None:
 
 
 def find_undecided(state: MonitorState) -> Finding:
-    """Return the finding about judged versions: it fires while one of them waits for the decision of a person."""
+    """Return the finding on suspended versions: it fires while one awaits an operator's decision."""
     waits = bool(state.undecided)
     return Finding(
         key=KEY,
@@ -144,7 +141,7 @@ def find_undecided(state: MonitorState) -> Finding:
 
 
 def _trigger_of(state: MonitorState) -> tuple[Policy | None, Trigger | None]:
-    """Return the policy of the judged version, and the trigger that suspended it; None for each that is not known."""
+    """Return the judged version's policy, and the trigger that suspended it; None if unknown."""
     judged = state.judged
     policy = state.policies.get(str(judged.target.version)) if judged is not None else None
     if judged is None or policy is None:

@@ -1,4 +1,4 @@
-"""Adds records, policies and routes to the monitor's record, and decides what follows. Pure and total."""
+"""Applies telemetry, policies and routes to the monitor's record, and decides alerts and verdicts. Pure."""
 
 import base64
 import hashlib
@@ -49,7 +49,7 @@ class Rules:
 
     Attributes:
         quiet_s: Seconds without requests until a staging target is no longer monitored.
-        drift_rows: Answers in a drift window.
+        drift_rows: Answers per drift window.
     """
 
     windowing: Windowing = field(default_factory=Windowing)
@@ -61,7 +61,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Cause:
-    """The cause of the monitor's decision, and its time by the bus's clock."""
+    """The cause of a decision, with the decision's time by the bus's clock."""
 
     id: str
     at: datetime
@@ -73,8 +73,8 @@ class Sender:
     """The gateway that sent a batch.
 
     Attributes:
-        offset_s: by how much the gateway's clock is ahead of the bus's.
-        stored_at: when the bus stored the batch; long before now if no monitor ran.
+        offset_s: seconds by which the gateway's clock is ahead of the bus's.
+        stored_at: when the bus stored the batch; long ago if no monitor ran.
     """
 
     gateway: str
@@ -85,10 +85,10 @@ class Sender:
 def add_policy(
     state: MonitorState, version: int, release_id: str, policy: ReleasePolicy, cause: Cause, *, returns: bool = False
 ) -> MonitorState:
-    """Remember the policy of a version; the first one stays until the version `returns`.
+    """Record a version's policy; the first one stays until the version `returns`.
 
-    Of more than `POLICIES_KEPT` the lowest versions are dropped that are neither watched nor named by the route: a
-    rollback may bring back any that it names.
+    Beyond `POLICIES_KEPT`, the lowest versions that are neither monitored nor on the route are dropped: a rollback may
+    return any version on the route.
     """
     if cause.id in state.applied:
         return state
@@ -103,7 +103,7 @@ def add_policy(
 
 
 def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) -> MonitorState:
-    """Follow a route: start for entering targets, restart for changed roles, end for leaving targets."""
+    """Apply a route: begin monitoring new targets, restart those with a changed role, end removed ones."""
     if cause.id in state.applied:
         return state
     state = _applied(state, cause.id)
@@ -120,7 +120,7 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
             fresh = _fresh(state, each.target, each.role, cause.at)
             items = ("windows", "closed_until_s", "closed", "drift") if known is not None else ()
             kept: dict[str, object] = {item: getattr(known, item) for item in items}
-            if known is None or known.only_for in ((), each.only_for):  # what some callers showed is of no others
+            if known is None or known.only_for in ((), each.only_for):  # some callers' evidence is not of all
                 kept["triggers"] = observe_loop.carried(known, each.role, _watching(state, fresh))
             begun = {"weight_ratio": each.weight_ratio, "epoch": route.epoch, "only_for": each.only_for}
             targets[name] = fresh.model_copy(update=begun | kept)
@@ -139,9 +139,9 @@ def add_records(
     *,
     pairs: Sequence[MirroredPair] = (),
 ) -> MonitorState:
-    """Observe a batch of telemetry; a batch or a record that comes again, or cannot be true, changes nothing.
+    """Observe a batch of telemetry; repeated batches and records, and implausible records, are ignored.
 
-    The records of a gateway whose clock is wrong are taken at the time that the bus's clock showed.
+    Times of a gateway with a wrong clock are corrected to the bus's clock.
     """
     if cause.id in state.applied:
         return state
@@ -171,7 +171,7 @@ def add_records(
 
 
 def _is_believed(state: MonitorState, pair: MirroredPair) -> bool:
-    """Return whether a pair can be true: both sides are requests of this model, and neither counts as another's."""
+    """Return whether a pair is plausible: both sides are the same request to this model."""
     sides = (pair.served, pair.mirrored)
     ours = all((side.target.model, side.environment) == (state.model, state.environment) for side in sides)
     return ours and pair.served.request_id == pair.mirrored.request_id and all(map(is_plausible, sides))
@@ -184,19 +184,19 @@ def assess(
     names: Iterable[str] | None = None,
     read_until: datetime | None = None,
 ) -> MonitorState:
-    """Decide everything that is due: windows, alerts, canaries, staging targets that fell silent.
+    """Decide all due work: windows, alerts, canary and shadow verdicts, silent staging targets.
 
     Args:
         state: The record.
-        cause: What made the monitor decide.
-        rules: How it watches.
-        names: The targets to look at; all if None.
-        read_until: Blocks and windows are closed as of this time, now if None. Within a backlog it is the time of the
-            batch, so that the batches behind it still find theirs open.
+        cause: The cause of the decision.
+        rules: The limits of monitoring.
+        names: The targets to assess; None for all.
+        read_until: Time as of which blocks and windows close; None for now. Within a backlog, the batch's time, so
+            that later batches find their windows open.
     """
     for name in tuple(state.targets) if names is None else names:
         watched = state.targets[name]
-        if watched.role == "shadow":  # it has no callers: nothing of it is an alert, and it has no windows
+        if watched.role == "shadow":  # no callers: no alerts, no windows
             state = _assess_shadow(state, watched, cause, rules, read_until or cause.at)
             continue
         quiet = cause.at - watched.last_at > timedelta(seconds=rules.quiet_s)
@@ -244,7 +244,7 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
 def add_alerts(
     state: MonitorState, alerts: dict[str, AlertState], facts: Sequence[AlertFact], cause: Cause, watched: TargetState
 ) -> MonitorState:
-    """Return the record with the decided alerts, and with their facts in the outbox."""
+    """Return the record with decided alerts, and their facts in the outbox."""
     if alerts == state.alerts:
         return state
     state = state.model_copy(update={"alerts": alerts})
@@ -252,7 +252,7 @@ def add_alerts(
 
 
 def _assess_canary(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:
-    """Return the record with a canary's verdict published."""
+    """Assess a canary, and put a new verdict into the outbox."""
     policy = state.policies.get(str(watched.target.version))
     if watched.role != "canary" or policy is None:
         return state
@@ -260,7 +260,7 @@ def _assess_canary(state: MonitorState, watched: TargetState, cause: Cause, rule
 
 
 def _assess_shadow(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules, at: datetime) -> MonitorState:
-    """Return the record with the blocks of a shadow closed, and the verdict on it published."""
+    """Close a shadow's blocks, assess it, and put a new verdict into the outbox."""
     policy = state.policies.get(str(watched.target.version))
     if policy is None or policy.shadow is None:
         return state
@@ -273,7 +273,7 @@ def _assess_shadow(state: MonitorState, watched: TargetState, cause: Cause, rule
 def _publish_verdict(
     state: MonitorState, watched: TargetState, fact: CanaryAssessed | ShadowAssessed, cause: Cause, rules: Rules
 ) -> MonitorState:
-    """Return the record with a verdict published; after a pass, as while its release waits, only a failure."""
+    """Put a new verdict into the outbox; after a pass only a failure, after a failure nothing."""
     if watched.assessed.startswith("fail"):
         return state
     if watched.assessed.startswith("pass") and fact.verdict != "fail":
@@ -289,7 +289,7 @@ def _publish_verdict(
 
 
 def _leave(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules, reason: str) -> MonitorState:
-    """Return the record without a target: its windows are closed, and its alerts resolved and dropped."""
+    """Remove a target: close its windows, resolve and drop its alerts."""
     watched, summaries = close_windows(watched, _watching(state, watched), None, rules.windowing)
     name = str(watched.target)
     state = _publish_windows(state, cause, summaries, watched)
@@ -310,7 +310,7 @@ def _publish_windows(
 def _publish(
     state: MonitorState, cause: Cause, facts: Iterable[tuple[str, Fact]], watched: TargetState
 ) -> MonitorState:
-    """Return the record with facts in its outbox."""
+    """Put facts, with their keys, into the outbox."""
     entries = tuple(
         outbox_entry(
             fact,
@@ -329,7 +329,7 @@ def _publish(
 def _sift(
     state: MonitorState, records: Sequence[Inference], now: datetime, rules: Rules, offset_s: float
 ) -> tuple[MonitorState, list[Inference]]:
-    """Return the state with the records counted that cannot be true, and the records that are new and can be true."""
+    """Return the state with implausible records counted, and the new plausible records."""
     order = [state.seen[at : at + _KEY_CHARS] for at in range(0, len(state.seen), _KEY_CHARS)]
     seen, fresh, implausible = set(order), list[Inference](), 0
     newest = now + timedelta(seconds=rules.windowing.ahead_s)
@@ -349,13 +349,13 @@ def _sift(
 
 
 def _record_key(record: Inference) -> str:
-    """Return a key of a record: more than its request id, which callers may choose and use again."""
+    """Return a record's identity: not its request id alone, because callers may reuse ids."""
     text = f"{record.request_id}|{record.scheduled_at.isoformat()}|{record.target}|{record.e2e_ms!r}"
     return base64.b64encode(hashlib.sha256(text.encode()).digest()[:9]).decode()
 
 
 def _newcomer(state: MonitorState, record: Inference, now: datetime) -> TargetState | None:
-    """Return the state of a target that no route has named yet; None in production once the route is known."""
+    """Return a new state for a target without a route; None in production once the route is known."""
     if state.route_known and state.environment == "production":
         return None
     role: Role = "canary" if record.canary and state.environment == "production" else "active"
@@ -368,7 +368,7 @@ def _fresh(state: MonitorState, target: Target, role: Role, now: datetime) -> Ta
 
 
 def _may_gather(state: MonitorState, watched: TargetState) -> bool:
-    """Return whether requests may go into drift windows: not while something else is wrong with the target."""
+    """Return whether a target's requests enter drift windows: active in production, without other open alerts."""
     wrong = any(
         alert.open and alert.target == watched.target and alert.kind not in ("drift", "blind", "suspended")
         for alert in state.alerts.values()

@@ -1,4 +1,4 @@
-"""Adds the records of one target to its evidence, windows and drift rows; a candidate's beside the active version's."""
+"""Adds telemetry records and pairs to the evidence, windows and drift rows of targets. Pure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _LONGEST_MS = 86_400_000.0
 
 
 def is_plausible(record: Inference) -> bool:
-    """Return whether a record's figures can be true; implausible records are counted and ignored."""
+    """Return whether a record's figures are plausible: durations from 0 to a day, valid tokens and log-probability."""
     times = (record.e2e_ms, record.ttft_ms or 0.0, record.queue_ms or 0.0)
     itl = record.itl_ms
     gaps = (itl.mean, itl.p95, itl.max) if itl is not None else ()
@@ -40,12 +40,12 @@ def is_plausible(record: Inference) -> bool:
 
 @dataclass(frozen=True)
 class Routed:
-    """A target that takes requests, with its role, share and endpoints; a shadow's endpoints do not matter.
+    """A target in a route that gets requests, with role, share and endpoints (none for a shadow).
 
     Attributes:
-        away_until: Until when a canary's traffic is taken away.
+        away_until: End of a removal of a canary's traffic.
         times_away: Number of such removals.
-        only_for: Callers whose requests are drawn for a canary; empty for all.
+        only_for: Callers that a canary is restricted to; empty for all.
     """
 
     target: Target
@@ -58,7 +58,7 @@ class Routed:
 
 
 def roles(route: Route) -> dict[str, Routed]:
-    """Return the targets of a route that take requests, by name."""
+    """Return the targets of a route that get requests, by name."""
     routed = []
     if route.shadow is not None and route.shadowed is not None:
         routed.append(Routed(route.shadowed.target, "shadow", route.shadow.share_ratio))
@@ -73,7 +73,7 @@ def roles(route: Route) -> dict[str, Routed]:
 
 
 def follow_share(state: TargetState, share: Routed) -> TargetState:
-    """Return a target with its route's data: its endpoints, and until when a canary's traffic is away."""
+    """Update a target by its route: endpoints, and removals of a canary's traffic."""
     state = observe_loop.follow_endpoints(state, share.endpoints)
     until_s = math.ceil(share.away_until.timestamp()) if share.away_until is not None else 0
     away = {"away_until_s": until_s, "times_away": share.times_away}
@@ -93,9 +93,9 @@ def observe_records(
     *,
     rows: int,
 ) -> tuple[TargetState, tuple[Inference, ...]]:
-    """Return a target with records added, in the order in which they came, and those that are evidence.
+    """Return a target with records added, in their order of arrival, and the records that are evidence.
 
-    `rows`: the drift rows become so many; none are gathered at 0.
+    `rows`: drift rows to collect at most; 0 for none.
     """
     declared = policy.triggers if policy else ()
     triggers = sequential(declared)
@@ -123,7 +123,7 @@ def observe_records(
 
 
 def _fed(state: TargetState, records: Sequence[Inference]) -> dict[str, object]:
-    """Return the number of newest requests without evidence, and the end of the last request with evidence."""
+    """Return the fields `unfed` and `fed_at` after records."""
     fed_at = max((ended_at(record) for record in records if record.is_evidence), default=None)
     if fed_at is None:
         return {"unfed": state.unfed + len(records)}
@@ -131,14 +131,14 @@ def _fed(state: TargetState, records: Sequence[Inference]) -> dict[str, object]:
 
 
 def _without_pinned(records: Sequence[Inference]) -> tuple[Inference, ...]:
-    """Return the records whose callers left the side of a canary to the gateway."""
+    """Return the records that were drawn by the gateway, not pinned to a version."""
     return tuple(record for record in records if not record.pinned)
 
 
 def _with_hidden(
     state: TargetState, triggers: Sequence[Trigger], records: Sequence[Inference], declared: Sequence[Trigger]
 ) -> TargetState:
-    """Return a canary with the requests counted that the callers' parameters hide from its triggers."""
+    """Count the requests that callers' parameters exclude from a canary's triggers."""
     known = dict(state.triggers)
     for trigger in triggers:
         before = known[trigger.name]
@@ -150,7 +150,7 @@ def _with_hidden(
 def observe_active(
     targets: Mapping[str, TargetState], policies: Mapping[str, Policy], counted: Mapping[str, Sequence[Inference]]
 ) -> dict[str, TargetState]:
-    """Return the targets with the active target's requests beside every canary, as the canary's triggers see them."""
+    """Add the active target's requests to each canary's comparison, by the canary's triggers."""
     after = dict(targets)
     active = next((name for name, state in targets.items() if state.role == "active"), "")
     records = _without_pinned(counted.get(active, ()))
@@ -169,7 +169,7 @@ def observe_active(
 def observe_mirrored_pairs(
     targets: Mapping[str, TargetState], policies: Mapping[str, Policy], pairs: Sequence[MirroredPair]
 ) -> dict[str, TargetState]:
-    """Return the targets with pairs added to the evidence about the candidate of each, by its own triggers."""
+    """Add pairs to the evidence on their candidates, by the candidate's triggers."""
     after = dict(targets)
     for pair in pairs:
         name = _judged_by(pair, after)
@@ -207,9 +207,9 @@ def _judged_by(pair: MirroredPair, targets: Mapping[str, TargetState]) -> str:
 def _observe_pair(
     state: TargetState, pair: MirroredPair, triggers: Sequence[Trigger], declared: Sequence[Trigger]
 ) -> dict[str, TriggerState]:
-    """Return the triggers of a target that a pair shows something for, with the pair added.
+    """Return the triggers for which a pair is evidence, with the pair added.
 
-    Of a canary's latency a pair is no evidence: the request that is asked again may find its prompt in a cache.
+    For a canary's latency it is none: the repeated request may find its prompt cached.
     """
     changed: dict[str, TriggerState] = {}
     for trigger in triggers:
@@ -226,14 +226,14 @@ def _observe_pair(
 
 
 def _of_side(pair: MirroredPair, *, bad: bool) -> Outcome:
-    """Return one side of a pair: both count in the block in which the later one ended."""
+    """Return the outcome of one side of a pair; both sides count in the block of the later end."""
     sides = (pair.served, pair.mirrored)
     at, ended = (max(of(side) for side in sides) for of in (lambda side: side.scheduled_at, ended_at))
     return Outcome(bad=bad, at=at, ended_at=ended, drill=pair.mirrored.drill, holder=pair.served.holder or "")
 
 
 def _gathered(drift: DriftState, records: Sequence[Inference], rows: int) -> DriftState:
-    """Return the drift rows with more rows, until there are enough; records of a drill are left out."""
+    """Add drift rows up to `rows`, except from drills."""
     columns = {name: list(values) for name, values in drift.columns.items()}
     began, ended = drift.began_at, drift.ended_at
     for record in records:
@@ -253,7 +253,7 @@ def _gathered(drift: DriftState, records: Sequence[Inference], rows: int) -> Dri
 
 
 def count_pair(counts: PairCounts | None, *, target: bool, other: bool) -> PairCounts:
-    """Return the counts with one pair more: whether the request was bad on the target, and on the other version."""
+    """Count one pair: whether the request was bad on `target`, and on the other version."""
     counts = counts or PairCounts()
     if target == other:
         return counts.model_copy(update={"both": counts.both + target, "neither": counts.neither + (not target)})
@@ -264,13 +264,13 @@ def count_pair(counts: PairCounts | None, *, target: bool, other: bool) -> PairC
 def outcomes_of_pair(
     trigger: Trigger, pair: MirroredPair, declared: Sequence[Trigger] = ()
 ) -> tuple[bool, bool] | None:
-    """Return whether a request is bad on the served and on the mirrored side; None if one side shows nothing."""
+    """Return whether a request is bad on the served and the mirrored side; None if either is no evidence."""
     served, mirrored = (observe(trigger, without_queue(side), declared) for side in (pair.served, pair.mirrored))
     return None if served is None or mirrored is None else (served, mirrored)
 
 
 def without_queue(record: Inference) -> Inference:
-    """Return a record without the time in the engine's queue, which others' requests cause."""
+    """Return a record without the time in the engine's queue, because other requests cause it."""
     queue_ms = record.queue_ms or 0.0
     ttft_ms = None if record.ttft_ms is None else max(0.0, record.ttft_ms - queue_ms)
     return record.model_copy(

@@ -13,7 +13,7 @@ from services.monitor.domain.record import MonitorState
 
 
 def resolve_past(state: MonitorState, still_open: Sequence[AlertRaised], cause: Cause) -> MonitorState:
-    """Return the record with the alerts resolved that the log has open, and that it does not have itself."""
+    """Resolve alerts that are open in the log but missing in the record."""
     known = {alert.alert_id for alert in state.alerts.values()}
     entries = tuple(
         outbox_entry(
@@ -34,7 +34,7 @@ def resolve_past(state: MonitorState, still_open: Sequence[AlertRaised], cause: 
 def add_signed(
     state: MonitorState, route: Route, found: Mapping[int, tuple[str, ReleasePolicy] | str], cause: Cause
 ) -> MonitorState:
-    """Add policies that were read, by version, with their releases; note why others could not be read."""
+    """Add signed policies, by version as (release, policy), and record why others are unreadable."""
     for version in without_policy(route, state.policies):
         signed = found.get(version)
         if isinstance(signed, tuple):

@@ -19,7 +19,7 @@ POLICIES_KEPT = 64
 
 
 class Policy(Contract):
-    """The settings of the monitor in a version's frozen policy."""
+    """The monitor's part of a version's frozen policy."""
 
     release_id: str
     triggers: tuple[Trigger, ...]
@@ -31,13 +31,13 @@ class Policy(Contract):
 
     @classmethod
     def of(cls, release_id: str, policy: ReleasePolicy) -> "Policy":
-        """Return the settings of the monitor in a release's policy."""
+        """Return the monitor's part of a release's policy."""
         asked = ("triggers", "false_alarm_every", "canary", "shadow", "judgement_s", "after_move")
         return cls(release_id=release_id, **{name: getattr(policy, name) for name in asked})
 
 
 class OpenWindow(Contract):
-    """A window of one target that still takes records."""
+    """An open window of one target; histograms are encoded by `sketch`."""
 
     start_s: int
     length_s: int
@@ -48,7 +48,7 @@ class OpenWindow(Contract):
 
 
 class Reference(Contract):
-    """The reference of a target's drift; its rows are in the store."""
+    """A target's drift reference; its rows are in the store (`ref`)."""
 
     version: int
     rows: int
@@ -58,7 +58,7 @@ class Reference(Contract):
 
 
 class DriftState(Contract):
-    """Rows of features, gathered for the next comparison."""
+    """A target's drift reference, and feature rows collected for the next comparison."""
 
     reference: Reference | None = None
     columns: dict[str, tuple[float, ...]] = Field(default_factory=dict)
@@ -68,7 +68,7 @@ class DriftState(Contract):
 
 
 class ShadowDeath(Contract):
-    """One death of a candidate's engine in its shadow; `over_at`: when it answered again."""
+    """One death of a shadow's engine; `over_at`: when it answered again."""
 
     at: datetime
     endpoint: str
@@ -76,15 +76,15 @@ class ShadowDeath(Contract):
 
 
 class TargetState(WatchedTarget):
-    """A watched target with its open windows, its drift rows and the last assessment of its canary or shadow.
-
-    Of a shadow, `requests` are those that were compared.
+    """A monitored target with open windows, drift rows, and the last assessment as canary or shadow.
 
     Attributes:
-        unfed: Requests since the last one that was evidence, which ended at `fed_at`.
-        deaths: Of a shadow: deaths of its engine.
-        only_for: Of a canary: whose requests are drawn for it; empty for everyone's.
-        closed: By trigger: the blocks that are over, and in no summary of a window yet.
+        requests: All requests; of a shadow, compared requests.
+        unfed: Requests since the last one with evidence.
+        fed_at: End of that last one.
+        deaths: A shadow's engine deaths.
+        only_for: Callers that a canary is restricted to; empty for all.
+        closed: By trigger: closed blocks that are not summarised yet.
     """
 
     epoch: int = 0
@@ -104,17 +104,18 @@ class TargetState(WatchedTarget):
 
 
 class Judged(Contract):
-    """A suspended version whose shadow is judged, by the metric that moved it.
+    """A suspended version under judgement by its shadow.
 
     Attributes:
-        other: The active version, which is asked the same.
-        asked: It is in the shadow now; not while a candidate is.
-        pairs: Of the block that is open: whose each is, and whether target and other were bad.
+        other: The active version, for comparison.
+        trigger: The trigger that suspended it.
+        asked: Whether it gets mirrored requests now; not while a candidate does.
+        pairs: Pairs of the open block: holder, whether bad on `target`, whether bad on `other`.
         block_at: When the last block closed.
-        blocks: How many passed while it was in the shadow.
-        counts: What all pairs showed.
-        deaths: Of its engine, with a request that the other version answered.
-        verdict: As published.
+        blocks: Number of closed blocks.
+        counts: Counts of all pairs.
+        deaths: Deaths of its engine during requests that `other` answered.
+        verdict: The published verdict; None before.
     """
 
     target: Target
@@ -136,21 +137,21 @@ class MonitorState(OutboxRecord):
 
     Attributes:
         epoch: Epoch of the last route.
-        routed: The versions that the last route names, whose policies are kept.
+        routed: Versions on the last route; their policies are kept.
         policies: Policies by version.
-        unknown: Routed versions whose policies are neither known nor can be read, with the reason.
+        unknown: Routed versions with unreadable policies, with the reason.
         targets: Targets by name.
-        alerts: Alerts by target and key; those of targets no longer watched are dropped.
-        past_read: Whether the log was read for open alerts that the record does not have.
-        applied: Ids of the last events that were applied.
-        seen: The last request keys, concatenated, so that a redelivered record counts once.
-        implausible: Count of impossible records.
-        route_known: Whether a route was seen.
-        ignored_since: Since when every batch held only records that cannot be true; None if the last one did not.
-        ignored_at: When the last of these batches came.
-        deaths: By request body: when the engine of which target died with it in flight.
-        judged: The suspended version that the shadow judges; None without one.
-        undecided: Decision that a person must make about judged suspended versions; empty without one.
+        alerts: Alerts by target and key, of monitored targets only.
+        past_read: Whether the log was searched for open alerts missing here.
+        applied: Ids of the last applied events.
+        seen: The last record keys, concatenated, so that a redelivered record counts once.
+        implausible: Number of implausible records.
+        route_known: Whether a route was applied.
+        ignored_since: Since when all batches had implausible records only; None if the last one had others.
+        ignored_at: Time of the last such batch.
+        deaths: Engine deaths by request body and target.
+        judged: The suspended version under judgement; None without one.
+        undecided: Suspended versions that await an operator's decision, as text; empty without one.
     """
 
     model: ModelName

@@ -1,7 +1,7 @@
-"""The evidence of a candidate's shadow, before it takes traffic.
+"""Assesses a candidate's shadow, before it takes traffic. Pure.
 
-Each pair has the same request on the active version and on the candidate, and both count in the same blocks. Here
-latency counts as well, in pairs: the candidate has less to do than the active version.
+Each pair has the same request on the active version and the candidate, counted in the same block. Unlike for a canary,
+pairs count for latency, too.
 """
 
 from datetime import datetime, timedelta
@@ -14,20 +14,20 @@ from services.monitor.domain.canary import Part, assess_trigger, decide
 from services.monitor.domain.record import Policy, ShadowDeath, TargetState
 
 MOST_DEATHS: Final = 1
-"""A candidate whose engine died more often does not pass: one death can be one request's."""
+"""Most engine deaths of a shadow that can pass: a single request may cause one."""
 STILL_DEAD: Final = timedelta(seconds=60)
-"""Time after which an engine that answered nothing since its death counts again."""
+"""Time after a death in which further reports without an answer in between are the same death."""
 _KEPT: Final = 24
 
 
 def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datetime) -> ShadowAssessed:
-    """Return the verdict on a candidate in its shadow: any failure fails; whatever is missing makes it inconclusive.
+    """Return the verdict on a shadow: any failure fails; missing requests or time make it inconclusive.
 
     Args:
-        policy: What the candidate's release asks for.
-        shadow: The part of it that is about the shadow.
+        policy: The policy of the candidate's release.
+        shadow: The policy's part about the shadow.
         state: The candidate, with the pairs since its shadow began.
-        now: The time.
+        now: The time of the assessment.
     """
     triggers = triggers_of_shadow(policy.triggers)
     known = {trigger.name: seen for trigger in triggers if (seen := state.triggers.get(trigger.name)) is not None}
@@ -54,14 +54,14 @@ def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datet
 
 
 def _missing(shadow: Shadow, compared: int) -> Part:
-    """Return whether enough requests were compared."""
+    """Return the part on the required number of compared requests."""
     share = f"{compared} of {shadow.min_requests} requests compared"
     missing = max(0, shadow.min_requests - compared)
     return Part("inconclusive" if missing else "pass", missing, share)
 
 
 def _deaths(state: TargetState) -> tuple[Part, ...]:
-    """Return the verdict on deaths of the candidate's engine: several fail it, though their requests are few."""
+    """Return an inconclusive part if the candidate's engine died more than `MOST_DEATHS` times; else none."""
     count = len(state.deaths)
     if count <= MOST_DEATHS:
         return ()
@@ -69,9 +69,9 @@ def _deaths(state: TargetState) -> tuple[Part, ...]:
 
 
 def note_shadow_pair(deaths: tuple[ShadowDeath, ...], pair: MirroredPair) -> tuple[ShadowDeath, ...] | None:
-    """Return a candidate's engine deaths after a mirrored pair; None if the pair repeats a counted death.
+    """Return a candidate's engine deaths after a mirrored pair; None if the pair reports a known death.
 
-    A death counts once, whichever gateways report it.
+    A death counts once, even if several gateways report it.
     """
     mirrored, at = pair.mirrored, ended_at(pair.mirrored)
     last = next((death for death in reversed(deaths) if death.endpoint == mirrored.endpoint), None)

@@ -1,4 +1,4 @@
-"""Latency histograms: mergeable, three significant digits, one microsecond per unit below a day."""
+"""Mergeable latency histograms (HdrHistogram): 1 µs to a day, three significant digits."""
 
 import base64
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ HIGHEST_US = 86_400_000_000
 DIGITS = 3
 UNITS_PER_MS = 1000.0
 MIN_COUNT = {50.0: 1, 95.0: 20, 99.0: 100}
-"""Least sample for each percentile: at least one observation is expected beyond it."""
+"""Least sample by percentile, so that at least one observation is expected beyond it."""
 
 
 def _empty() -> HdrHistogram:
@@ -24,19 +24,19 @@ def _decoded(text: str) -> HdrHistogram:
 
 @lru_cache(maxsize=1)
 def empty_sketch() -> str:
-    """Return the sketch of nothing."""
+    """Return an encoded empty histogram."""
     return encode(_empty())
 
 
 def encode(histogram: HdrHistogram) -> str:
-    """Return a histogram as text: HdrHistogram's own compressed format (V2) in base64."""
+    """Return a histogram in HdrHistogram's compressed format (V2), as base64."""
     text: str = histogram.encode().decode()
     base64.b64decode(text, validate=True)
     return text
 
 
 def add(text: str, values_ms: Iterable[float]) -> str:
-    """Add latencies in milliseconds to a sketch."""
+    """Return an encoded histogram with latencies in milliseconds added."""
     values = list(values_ms)
     if not values:
         return text
@@ -47,7 +47,7 @@ def add(text: str, values_ms: Iterable[float]) -> str:
 
 
 def merge(texts: Iterable[str]) -> str:
-    """Merge sketches of several windows into one."""
+    """Return the merge of encoded histograms."""
     merged = _empty()
     for text in texts:
         merged.add(_decoded(text))
@@ -55,7 +55,7 @@ def merge(texts: Iterable[str]) -> str:
 
 
 def percentile_ms(text: str, percentile: float) -> float | None:
-    """Return a percentile in milliseconds; None where the sample is too small for it."""
+    """Return a percentile in milliseconds; None if the sample is below `MIN_COUNT`."""
     histogram = _decoded(text)
     if histogram.total_count < MIN_COUNT.get(percentile, 1):
         return None
@@ -63,5 +63,5 @@ def percentile_ms(text: str, percentile: float) -> float | None:
 
 
 def count(text: str) -> int:
-    """Return how many latencies a sketch holds."""
+    """Return the number of latencies in an encoded histogram."""
     return int(_decoded(text).total_count) if text else 0

@@ -1,4 +1,4 @@
-"""Time windows of a target: event time, bounded lateness; each closes into one mergeable summary."""
+"""Time windows of a target: by event time, with bounded lateness, each closed into a mergeable summary. Pure."""
 
 import math
 from collections import Counter
@@ -24,8 +24,8 @@ class Windowing:
     """Length and lateness of windows, in seconds.
 
     Attributes:
-        lateness_s: how long after its end a window still takes records.
-        ahead_s: how far a record's clock may be ahead of ours.
+        lateness_s: time after its end in which a window accepts records.
+        ahead_s: most that a record's time may be ahead of the monitor's clock.
     """
 
     length_s: int = 60
@@ -34,7 +34,7 @@ class Windowing:
 
 
 def features_of(record: Inference) -> dict[str, float]:
-    """Return the numbers for drift; empty without an answer, of a forced text, or of a request that is no evidence."""
+    """Return the features for drift; empty without features, for forced texts, and without evidence."""
     features = record.features
     if features is None or not record.is_evidence or "refusal_ratio" in record.forced_metrics:
         return {}
@@ -47,7 +47,7 @@ def features_of(record: Inference) -> dict[str, float]:
 
 
 def add_to_windows(state: TargetState, records: Iterable[Inference], windowing: Windowing) -> TargetState:
-    """Sort records into their windows; records of closed windows are left out."""
+    """Add records to their windows; records of closed windows are dropped."""
     groups: dict[int, list[Inference]] = {}
     for record in records:
         start = math.floor(ended_at(record).timestamp()) // windowing.length_s * windowing.length_s
@@ -88,7 +88,7 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
 def close_windows(
     state: TargetState, triggers: Sequence[Trigger], now: datetime | None, windowing: Windowing
 ) -> tuple[TargetState, tuple[WindowSummarised, ...]]:
-    """Close the blocks, and the windows whose time is over, each into its summary; without a time, all of them."""
+    """Close the blocks and windows due at `now` (None: all); return the target and the windows' summaries."""
     state = _close_blocks(state, triggers, now)
     line = math.inf if now is None else now.timestamp() - windowing.lateness_s
     due = [window for window in state.windows if window.start_s + window.length_s <= line]
@@ -105,7 +105,7 @@ def close_windows(
 
 
 def _close_blocks(state: TargetState, triggers: Sequence[Trigger], now: datetime | None) -> TargetState:
-    """Return a target with the blocks that are over as evidence; they are kept until their window is summarised."""
+    """Add closed blocks to the evidence; they are also kept until their window is summarised."""
     after, closed = observe_loop.close(state, triggers, now)
     if not closed:
         return after
@@ -114,7 +114,7 @@ def _close_blocks(state: TargetState, triggers: Sequence[Trigger], now: datetime
 
 
 def _split(closed: Mapping[str, Closed], end_s: int) -> tuple[dict[str, Closed], dict[str, Closed]]:
-    """Return the blocks that begin before a time, and the others, by trigger."""
+    """Return the blocks that begin before `end_s`, and the others, by trigger."""
     before, later = dict[str, Closed](), dict[str, Closed]()
     for name, blocks in closed.items():
         for at, block in blocks.items():

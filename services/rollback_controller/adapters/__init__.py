@@ -1,1 +1,1 @@
-"""The rollback-controller towards NATS, Triton and the gateway."""
+"""Adapters: NATS, engines, the gateway, the store."""

@@ -1,4 +1,4 @@
-"""Requests to a model in staging, through the gateway as its callers use it."""
+"""Rehearsal traffic: requests to a model in staging, through the gateway's public API."""
 
 import asyncio
 import ssl
@@ -23,21 +23,18 @@ STAGING = {"x-slipway-environment": "staging"}
 
 
 class GatewayFlow:
-    """The requests of a rehearsal, with their durations and their last failure (implements `ports.Flow`)."""
+    """The requests of a rehearsal, their durations and last failure (implements `ports.Flow`)."""
 
     def __init__(self, client: httpx.AsyncClient, model: str, *, rps: float, tokens: int) -> None:
         self._client = client
-        # An answer that ends before it began has no time to first token, and so says nothing about it.
+        # `min_tokens`: an empty answer has no time to first token.
         self.body = {"model": model, "max_tokens": tokens, "min_tokens": tokens, "temperature": 0.0}
         self._interval_s = 1.0 / rps
         self.seconds: list[float] = []
         self.last_failure = ""
 
     async def send(self) -> None:
-        """Send requests at a steady rate until cancelled, whatever the time that answers take.
-
-        While `REQUESTS_AT_ONCE` are running, none is sent.
-        """
+        """Send requests at a steady rate until cancelled, at most `REQUESTS_AT_ONCE` concurrently."""
         running: set[asyncio.Task[None]] = set()
         number = 0
         try:
@@ -81,10 +78,10 @@ class GatewayTraffic:
 
     @asynccontextmanager
     async def flow(self, model: str) -> AsyncGenerator[GatewayFlow, None]:
-        """Send requests at a steady rate for as long as the context lasts.
+        """Send requests at a steady rate during the context.
 
         Raises:
-            Transient: The API key that the requests present is not set or cannot be read.
+            Transient: The API key is not set or not readable.
         """
         async with httpx.AsyncClient(
             base_url=self._url,
@@ -102,7 +99,7 @@ class GatewayTraffic:
                 await asyncio.gather(sending, return_exceptions=True)
 
     def _credential(self) -> dict[str, str]:
-        """Return the header with the key; it is read for each rehearsal, so that it can be replaced meanwhile."""
+        """Return the header with the API key, read again for each flow, so that it can be replaced."""
         if self._key is None:
             raise Transient("endpoint_unreachable", "Rehearsals have no key: set ROLLBACK_CONTROLLER_GATEWAY_KEY.")
         try:

@@ -1,4 +1,4 @@
-"""Routes and drills, in JetStream key-value buckets."""
+"""Routes and drills in JetStream key-value buckets."""
 
 from collections.abc import Callable
 
@@ -21,8 +21,8 @@ SERVICE = "rollback-controller"
 class KvRoutes(RouteBuckets):
     """The buckets `routes` and `staging-routes` (implements `ports.Routes`).
 
-    Where the bucket `routes` was lost or restored, the newest route that was seen is read in its place: a rollback is
-    decided on what gateways serve, and its edit has a higher epoch than they know.
+    If the bucket `routes` was lost or restored, the newest known route is returned instead, because gateways still
+    serve it, and accept only a higher epoch.
     """
 
     def __init__(self, js: Callable[[], JetStreamContext]) -> None:
@@ -30,7 +30,7 @@ class KvRoutes(RouteBuckets):
         self._newest: dict[str, Route] = {}
 
     async def follow(self, client: Client) -> None:
-        """Remember the newest route of every model in production, for ever."""
+        """Keep the newest production route of every model in memory, until cancelled."""
 
         async def remember(model: str, route: Route, _revision: int) -> None:
             self._remember(model, route)
@@ -38,7 +38,7 @@ class KvRoutes(RouteBuckets):
         await self.bucket("production").follow(client, remember)
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
-        """Return the newest known route and the revision to write at (0: it must not exist); None: no route.
+        """Return the newest known route with the revision to write over (0: create it); None without a route.
 
         Raises:
             Transient: The record cannot be read.
@@ -58,7 +58,7 @@ class KvRoutes(RouteBuckets):
         return Entry(route, entry.revision if entry else 0)
 
     async def find(self, environment: Environment, model: str, cause_id: str) -> Route | None:
-        """Return the route that an event led to; None if it is not among those that the bucket's history keeps."""
+        """Return the route written for a cause, from the bucket's history; None if not there."""
         routes = await self.bucket(environment).history(model)
         return next((route for route in reversed(routes) if route.cause_id == cause_id), None)
 
@@ -86,12 +86,12 @@ class KvDrills:
         self._js = js
 
     async def get(self, environment: Environment, model: str) -> Drill | None:
-        """Read the drill of a model and environment, on or over."""
+        """Return the drill of a model and environment, active or ended; None without one."""
         entry = await self._bucket().get(record_key(environment, model))
         return entry.value if entry else None
 
     async def put(self, drill: Drill) -> None:
-        """Make this the drill of its model and environment; the last one written counts."""
+        """Set the drill of its model and environment; the last write wins."""
         key = record_key(drill.environment, drill.target.model)
         await edit_record(self._bucket(), key, lambda _: drill, name=f"drills/{key}")
 

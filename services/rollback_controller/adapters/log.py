@@ -1,7 +1,4 @@
-"""Reads the log: the times of alerts and of changes of a route.
-
-One stream has all facts, so their order decides.
-"""
+"""Reads the event log: the order of alerts and route changes, by their sequence numbers in one stream."""
 
 import json
 from collections.abc import Callable
@@ -30,23 +27,23 @@ class LoggedAlerts:
         self._js = js
 
     async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
-        """Return whether the log has the resolution of an alert after a sequence number."""
+        """Return whether an alert was resolved after a sequence number."""
         return await self._has(nats_subject(AlertResolved.TYPE, model, "*", environment), alert_id, sequence)
 
     async def last_route_change(self, environment: Environment, model: str) -> int:
-        """Return the sequence number in the log of the last change of a route; 0 if there is none."""
+        """Return the sequence number of the last `deployment.changed`; 0 without one."""
         return await self._last(nats_subject(DeploymentChanged.TYPE, model, "*", environment))
 
     async def last_raised(self, environment: Environment, model: str) -> int:
-        """Return the sequence number in the log of the last alert that was raised; 0 if there is none."""
+        """Return the sequence number of the last `alert.raised`; 0 without one."""
         return await self._last(nats_subject(AlertRaised.TYPE, model, "*", environment))
 
     async def raised_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
-        """Return whether the log says after a sequence number that an alert was raised."""
+        """Return whether an alert was raised after a sequence number."""
         return await self._has(nats_subject(AlertRaised.TYPE, model, "*", environment), alert_id, sequence)
 
     async def _has(self, subject: str, alert_id: str, sequence: int) -> bool:
-        """Return whether a message of a subject after a sequence number is about an alert."""
+        """Return whether a subject has a message about an alert after a sequence number."""
         while True:
             try:
                 message = await self._js().get_msg(EVENTS, sequence + 1, subject=subject, next=True)

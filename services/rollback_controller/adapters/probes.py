@@ -1,4 +1,4 @@
-"""Asks targets for a real token, over Triton's gRPC, and remembers for a moment which answered."""
+"""Probes targets for a generated token, directly at their endpoints, and remembers recent answers."""
 
 import asyncio
 import math
@@ -16,16 +16,16 @@ from shared.serving.channels import Channels
 from shared.serving.inference import first_token
 
 FRESH_S: Final = 10.0
-"""How long a token that a target generated shows that it is ready."""
+"""Seconds for which a generated token proves that a target is ready."""
 STANDBYS_EVERY_S: Final = 5.0
-"""Seconds between two probes of the version to roll back to."""
+"""Seconds between probes of the previous target."""
 
 
 class TritonProbe:
-    """Proves that a target generates (implements `ports.Probe`)."""
+    """Probes a target's endpoints for a token (implements `ports.Probe`)."""
 
     def __init__(self, channels: Channels, *, deadline_s: float) -> None:
-        # Takes a third of a second, which no rollback should pay.
+        # The import takes a third of a second.
         import tritonclient.grpc  # noqa: F401 - imported before the first probe, which it would delay
 
         self._channels = channels
@@ -63,12 +63,12 @@ class TritonProbe:
 
 @dataclass
 class RememberedProbe:
-    """Asks targets, and knows which generated within `FRESH_S` (implements `ports.RememberedProbe`)."""
+    """A probe that remembers which targets generated within `FRESH_S` (implements `ports.RememberedProbe`)."""
 
     probe: Probe
     clock: Clock
     _answered: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """When a target generated last, and on how many replicas at least."""
+    """By target and endpoints: when it last generated, and on how many replicas at least."""
 
     async def answered(self, served: ServedTarget, least: int = 1) -> str | None:
         """Return None if a target generated on `least` replicas within `FRESH_S`, or does now; else why not."""
@@ -78,7 +78,7 @@ class RememberedProbe:
         return await self.answers(served, least)
 
     async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
-        """Return None if `least` replicas of a target generate a token now, else why not; earlier ones do not count."""
+        """Return None if `least` replicas of a target generate a token now, else why not."""
         began_s = self.clock.monotonic()
         failure = await self.probe.answers(served, least)
         self._answered = {name: known for name, known in self._answered.items() if began_s - known[0] < FRESH_S}
@@ -95,18 +95,18 @@ def _name(served: ServedTarget) -> str:
 
 @dataclass(frozen=True)
 class StandbyProbes:
-    """Asks the previous target of each model for a token, so that a rollback need not ask first."""
+    """Probes the previous target of each model in advance, so that a rollback need not wait for a probe."""
 
     states: RollbackStates
     routes: Routes
     probe: RememberedProbe
 
     async def keys(self) -> list[tuple[Environment, str]]:
-        """Return the records of production."""
+        """Return the keys of production records."""
         return [key for key in await self.states.keys() if key[0] == "production"]
 
     async def sweep(self, key: tuple[Environment, str]) -> None:
-        """Ask the target behind the active one of a model for a token, on as many replicas as a rollback needs."""
+        """Probe a model's previous target, on as many replicas as a rollback needs."""
         entry = await self.routes.get(*key)
         route = entry.value if entry is not None else None
         if route is None or route.previous is None:

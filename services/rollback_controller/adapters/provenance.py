@@ -1,4 +1,4 @@
-"""Attests rehearsals in the object store, and reads policies that are signed there."""
+"""Attests rehearsals in the object store, and reads signed policies from it."""
 
 import asyncio
 import functools
@@ -17,9 +17,9 @@ from shared.storage.blobs import Store, manifest_bytes
 
 
 def proofs_by_settings(connection: Connection, clock: Clock) -> "StoredProofs":
-    """Return the proofs in the store that the settings name.
+    """Return the proofs in the store of the settings.
 
-    While a key, the list of keys or the store's certificate cannot be read, they raise Transient: `key_not_trusted`.
+    Their methods raise Transient `key_not_trusted` while keys or the store's certificate are unreadable.
     """
 
     def opened() -> tuple[Store, Attester, Trust]:
@@ -35,14 +35,14 @@ def proofs_by_settings(connection: Connection, clock: Clock) -> "StoredProofs":
 class StoredProofs:
     """Attestations in the store (implements `ports.Proofs`).
 
-    Store and keys are opened at first use: a rollback needs none of them, so this service starts without.
+    Store and keys are opened at first use, because rollbacks need neither.
     """
 
     def __init__(self, opened: Callable[[], tuple[Store, Attester, Trust]]) -> None:
         self._opened = functools.cache(opened)
 
     async def attest_rehearsal(self, record: RehearsalRecord) -> None:
-        """Append the outcome of a rehearsal to the version's attestations, once."""
+        """Append a rehearsal's outcome to the version's attestations; idempotent."""
         await asyncio.to_thread(self._attest, record)
 
     def _attest(self, record: RehearsalRecord) -> None:
@@ -59,7 +59,7 @@ class StoredProofs:
         chain.append(attester, "rehearse", Subjects(named={ref.uri: ref.digest}), details)
 
     async def policy(self, model: str, version: int) -> SignedPolicy | str:
-        """Return the policy that is signed with a version; a sentence that says why it cannot be read else."""
+        """Return a version's signed policy; else a sentence with the reason."""
         try:
             return await asyncio.to_thread(self._policy, model, version)
         except Transient as error:

@@ -1,1 +1,1 @@
-"""Pure decisions of the rollback-controller."""
+"""Pure decisions about rollbacks, rehearsals."""

@@ -1,4 +1,4 @@
-"""Decides which facts lead to a rollback: pure edits of the record; a fact that comes again changes nothing."""
+"""Decides which events start a rollback, as pure edits of the record; redelivered events change nothing."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -41,20 +41,20 @@ from services.rollback_controller.domain.record import (
 )
 
 MONITOR = "monitor"
-"""The only identity that evaluates triggers; other services raise alerts without one."""
+"""The only identity with alerts of triggers; other services raise alerts without a trigger."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """The event that is decided on.
+    """The event behind a decision.
 
     Attributes:
-        event_id: Its id.
-        correlation_id: Its release, alert or order.
-        published_at: Its own time, by its publisher's clock.
+        event_id: The event's id.
+        correlation_id: Id of its release, alert or order.
+        published_at: The event's time, by its publisher's clock.
         now: The time of the decision.
-        stored_at: When the stream stored it, by the server's clock; None: `published_at` counts.
-        sequence: Its number in the stream.
+        stored_at: When the stream stored the event, by the server's clock; None: use `published_at`.
+        sequence: The event's sequence number in the stream.
         sender: The identity that published it.
     """
 
@@ -68,22 +68,22 @@ class Cause:
 
     @property
     def earliest(self) -> datetime:
-        """The earlier of the times that publisher and server give: a wrong clock makes no fact younger."""
+        """The earlier of `published_at` and `stored_at`: a wrong clock makes no event younger."""
         return min(self.published_at, self.stored_at or self.published_at)
 
 
 @dataclass(frozen=True)
 class VoidOrder:
-    """A void order: too old, ambiguous, for another epoch, with a used id, or about a target without traffic."""
+    """Why an order is void: expired, ambiguous, for another epoch, with a used id, or for a target without traffic."""
 
     reason: str
     code: Code = "not_in_traffic"
 
 
 def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None) -> bool:
-    """Return whether an alert is of a trigger, and the policy that declares it is not recorded.
+    """Return whether an alert has a trigger, but its version's policy is not recorded.
 
-    Facts of different types arrive in any order, and a record may be lost. Version 0, the base model, has no policy.
+    Events of different types arrive in any order, and records may be lost. Version 0, the base model, has no policy.
     """
     target = alert.target
     if alert.trigger is None:
@@ -92,7 +92,7 @@ def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route:
 
 
 def find_foreign(alert: AlertRaised | AlertUpdated, sender: str) -> str | None:
-    """Return why an alert that moves traffic counts for nothing: another identity than the monitor published it."""
+    """Return why an alert that would move traffic is ignored (not published by the monitor); None if it is valid."""
     if sender == MONITOR or not (alert.trigger is not None or alert.answers_nothing):
         return None
     what = f"is of the trigger {alert.trigger}" if alert.trigger is not None else "says that the target answers nothing"
@@ -111,7 +111,7 @@ def decide_on_alert(
     *,
     standby: Standby = READY,
 ) -> RollbackState:
-    """Return the state after an alert; an alert that is stale, resolved or already decided changes nothing."""
+    """Return the record after an alert; a stale, resolved or already decided alert changes nothing."""
     if route is None or not concerns(state, alert, route, cause, rules):
         return state
     planned = plan_standby(route, alert)
@@ -161,9 +161,9 @@ def decide_on_alert(
 
 
 def _judged_by(state: RollbackState, alert: AlertRaised | AlertUpdated) -> str:
-    """Return the trigger by which a shadow can judge the version that an alert moves traffic from; else empty.
+    """Return the trigger by which the failed version's shadow can be judged; empty without one.
 
-    A version that answered nothing may answer again because it was loaded again, which clears it of nothing.
+    A version that answered nothing cannot be judged: after a reload, answers prove nothing about the failure.
     """
     trigger = state.trigger(alert.target, alert.trigger)
     judges = trigger is not None and can_judge(trigger) and not alert.answers_nothing
@@ -173,7 +173,7 @@ def _judged_by(state: RollbackState, alert: AlertRaised | AlertUpdated) -> str:
 def concerns(
     state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None, cause: Cause, rules: Rules
 ) -> bool:
-    """Return whether an alert has to be decided: it lasts, is about now, and no rollback of its own has begun."""
+    """Return whether an alert needs a decision: open, current, and without a rollback."""
     earlier = [rollback for rollback in state.rollbacks if _is_of(rollback, alert)]
     begun = any(rollback.phase != "failed" for rollback in earlier) or state.rollback(rollback_id(cause.event_id))
     pending = any(rollback.phase == "decided" and rollback.failed == alert.target for rollback in state.rollbacks)
@@ -183,12 +183,12 @@ def concerns(
 
 
 def _is_of(rollback: Rollback, alert: AlertRaised | AlertUpdated) -> bool:
-    """Return whether an alert led to a rollback: where a record was lost, a later alert may have the id again."""
+    """Return whether a rollback is of an alert, by id and time: after a lost record, alert ids may repeat."""
     return rollback.alert_id == alert.alert_id and alert.raised_at in (None, rollback.timeline.detected_at)
 
 
 def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause: Cause) -> bool:
-    """Return whether a staging alert belongs to the rehearsal under way: its trigger, and no earlier attempt."""
+    """Return whether a staging alert is of the rehearsed trigger and after the attempt's start."""
     if not state.rehearsing:
         return True
     return alert.trigger == state.rehearsing and not 0 < cause.sequence <= state.rehearsing_since
@@ -197,7 +197,7 @@ def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause
 def decide_on_order(
     state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause, rules: Rules
 ) -> RollbackState | VoidOrder:
-    """Return the state after an operator's order; a refused order stays refused."""
+    """Return the record after an operator's order, or why the order is void; a refused order stays refused."""
     known = state.rollback(rollback_id(cause.event_id))
     if known is not None:
         if not _is_repeated(known, cause):
@@ -241,7 +241,7 @@ def decide_on_order(
 def record_refusal(
     state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause, void: VoidOrder
 ) -> RollbackState:
-    """Record that an order was refused: delivered again, it is not carried out although its target serves by then."""
+    """Record a refused order, so that a redelivery is not executed after its target began to serve."""
     failed = order.failed or (route.active.target if route is not None and route.active is not None else None)
     if failed is None or state.rollback(rollback_id(cause.event_id)) is not None:
         return state
@@ -262,9 +262,9 @@ def record_refusal(
 
 
 def _is_repeated(known: Rollback, cause: Cause) -> bool:
-    """Return whether an order is the one that a rollback was recorded for, and not another event with its id.
+    """Return whether an order is a redelivery of a recorded one, not another event with the same id.
 
-    The place in the log tells them apart.
+    The sequence number in the log distinguishes them.
     """
     return known.origin == "order" and known.cause_sequence == cause.sequence
 
@@ -279,7 +279,7 @@ def _void(state: RollbackState, order: RollbackOrdered, route: Route | None, cau
 
 
 def assess_order(started: Rollback, route: Route, now: datetime) -> VoidOrder | None:
-    """Return why the order of a rollback that was decided and not carried out is void by now; None while it counts."""
+    """Return why a decided rollback's order has become void before its execution; None while valid."""
     if started.expires_at is not None and now >= started.expires_at:
         until = started.expires_at.isoformat(timespec="seconds")
         return VoidOrder(f"The order was valid until {until} and was not carried out by then.", "order_expired")
@@ -290,7 +290,7 @@ def assess_order(started: Rollback, route: Route, now: datetime) -> VoidOrder | 
 def decide_on_assessment(
     state: RollbackState, fact: CanaryAssessed | ShadowAssessed, route: Route | None, cause: Cause
 ) -> RollbackState:
-    """Start the rollback of a canary, or the end of a shadow, that failed its test."""
+    """Start the rollback of a canary, or the end of a shadow, that failed its assessment."""
     if isinstance(fact, ShadowAssessed):
         if fact.verdict != "fail" or shadowed(route) != fact.target:
             return state
@@ -303,9 +303,9 @@ def decide_on_assessment(
 def decide_on_release_end(
     state: RollbackState, fact: ReleaseFinished, route: Route | None, cause: Cause
 ) -> RollbackState:
-    """End the canary, the shadow or the return of a release that ended otherwise than promoted.
+    """Start the end of a canary, shadow or return of a release that ended without promotion.
 
-    A version may return by several releases, one after the other: the end of an earlier one ends no later one.
+    A version may return by several releases; the end of an earlier one does not affect a later one.
     """
     trials: dict[Target | None, str] = {serving_canary(route): "", shadowed(route): ""}
     if route is not None:
@@ -321,7 +321,7 @@ def decide_on_release_end(
 
 
 def is_current(state: RollbackState, target: Target, route: Route | None, cause: Cause, rules: Rules) -> bool:
-    """Return whether an alert is about now: recent, its target takes traffic and was not rolled back since."""
+    """Return whether an alert is current: recent, and its target takes traffic and was not rolled back since."""
     recent = cause.now - cause.earliest < timedelta(seconds=rules.alert_s)
     switches = [rollback.timeline.switched_at for rollback in state.rollbacks if rollback.failed == target]
     since = any(switched_at is not None and switched_at > cause.earliest for switched_at in switches)
@@ -329,18 +329,18 @@ def is_current(state: RollbackState, target: Target, route: Route | None, cause:
 
 
 def takes_traffic(route: Route | None, target: Target) -> bool:
-    """Return whether a target takes traffic, as the active one or as a canary."""
+    """Return whether a target takes traffic, as active or canary."""
     return route is not None and route.takes_traffic(target)
 
 
 def serving_canary(route: Route | None) -> Target | None:
-    """Return the canary that takes traffic."""
+    """Return the canary with traffic; None without one."""
     canary = route.canary_in_traffic if route is not None else None
     return canary.served.target if canary is not None else None
 
 
 def shadowed(route: Route | None) -> Target | None:
-    """Return the shadow: the candidate with mirrored requests and no traffic."""
+    """Return the shadow (a candidate with mirrored requests and no traffic); None without one."""
     served = route.shadowed if route is not None else None
     return served.target if served is not None else None
 
@@ -364,7 +364,7 @@ def _abort(
 
 
 def start(state: RollbackState, started: Rollback) -> RollbackState:
-    """Return the record with a rollback that begins, and publish it."""
+    """Return the record with a new rollback, and its start in the outbox."""
     fact = RollbackStarted(
         rollback_id=started.rollback_id,
         cause_id=started.cause_id,

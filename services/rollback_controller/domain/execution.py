@@ -1,4 +1,4 @@
-"""The steps after the decision to roll back: switched, verified on live traffic, or failed. Pure."""
+"""Steps of a decided rollback: switch, verification on live traffic, or failure. Pure edits of the record."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -17,17 +17,17 @@ from services.rollback_controller.domain.record import Rollback, RollbackState, 
 
 
 def pending(state: RollbackState) -> tuple[Rollback, ...]:
-    """Return the rollbacks that are decided and not carried out."""
+    """Return the decided rollbacks that are not executed."""
     return tuple(rollback for rollback in state.rollbacks if rollback.phase == "decided")
 
 
 def unverified(state: RollbackState) -> tuple[Rollback, ...]:
-    """Return the rollbacks that moved traffic and are not verified."""
+    """Return the rollbacks that switched traffic and are not verified."""
     return tuple(rollback for rollback in state.rollbacks if rollback.phase == "switched")
 
 
 def edit(rollback: Rollback, route: Route, now: datetime) -> Edit:
-    """Return the route after a rollback; a returning version is suspended again if its release ended unjudged."""
+    """Return the edit of the route by a rollback; a version on return is suspended again after its release's end."""
     if rollback.origin == "release" and is_returning(route, rollback.failed):
         return end_trial(route, rollback.failed, cause_id=rollback.rollback_id)
     return roll_back(
@@ -43,10 +43,9 @@ def edit(rollback: Rollback, route: Route, now: datetime) -> Edit:
 def record_switch(
     state: RollbackState, rollback_id: str, route: Route, cause: Literal["rollback", "abort"], now: datetime
 ) -> RollbackState:
-    """Record that traffic moved, and publish it; once.
+    """Record and publish that traffic moved, at most once.
 
-    Another replica may have recorded a failure before this one changed the route: the route is what counts, also if
-    targets of it were moved to other endpoints since.
+    If another replica recorded a failure before, the route counts: the switch overrides it, if it is the last edit.
     """
     rollback = state.rollback(rollback_id)
     if rollback is None or rollback.phase not in ("decided", "failed"):
@@ -67,7 +66,7 @@ def record_switch(
 
 
 def record_failure(state: RollbackState, rollback_id: str, code: Code, reason: str, now: datetime) -> RollbackState:
-    """Record that the rollback could not be carried out, and publish it; once."""
+    """Record and publish that a rollback could not be executed, at most once."""
     rollback = state.rollback(rollback_id)
     if rollback is None or rollback.phase != "decided":
         return state
@@ -84,10 +83,10 @@ def record_failure(state: RollbackState, rollback_id: str, code: Code, reason: s
 
 
 def has_moved(state: RollbackState, rollback: Rollback, route: Route) -> bool:
-    """Return whether a rollback moved traffic although the route has another cause by now.
+    """Return whether a rollback moved traffic, although the route has a later edit.
 
-    A process that died after the switch recorded nothing, and a promotion or a lifted quarantine may have followed. The
-    target took traffic when the rollback was decided, so a rollback barred it since: this one, if no other has.
+    Its process may have died after the switch. The failed target took traffic at the decision, so if it is barred now
+    and no other rollback did it, this one did.
     """
     others = [
         other
@@ -103,13 +102,13 @@ def has_moved(state: RollbackState, rollback: Rollback, route: Route) -> bool:
 
 
 def _since(other: Rollback, rollback: Rollback) -> bool:
-    """Return whether another rollback moved traffic after this one was decided."""
+    """Return whether `other` moved traffic after `rollback` was decided."""
     decided_at, switched_at = rollback.timeline.decided_at, other.timeline.switched_at
     return decided_at is None or (switched_at is not None and switched_at >= decided_at)
 
 
 def assess_requests(state: RollbackState, records: Sequence[Inference], now: datetime, rules: Rules) -> RollbackState:
-    """Count live requests after a switch: enough of them tell whether it helped."""
+    """Count live requests after a switch; complete the verification at `verify_requests`."""
     for rollback in unverified(state):
         good, bad = _count(state, rollback, records)
         if not good and not bad:
@@ -124,7 +123,7 @@ def assess_requests(state: RollbackState, records: Sequence[Inference], now: dat
 
 
 def end_all(state: RollbackState, reason: str, now: datetime) -> RollbackState:
-    """End every rollback that has not ended, and publish it: nothing will carry it out or verify it any more."""
+    """End and publish every rollback in progress: pending as cancelled, unverified as inconclusive."""
     for rollback in pending(state):
         state = record_failure(state, rollback.rollback_id, "cancelled", reason, now)
     for rollback in unverified(state):
@@ -133,7 +132,7 @@ def end_all(state: RollbackState, reason: str, now: datetime) -> RollbackState:
 
 
 def overdue_verifications(state: RollbackState, now: datetime, rules: Rules) -> tuple[Rollback, ...]:
-    """Return the rollbacks that too little traffic verified in time, or before a clock was set back by as much."""
+    """Return the unverified rollbacks whose switch is `verify_s` ago, or, after a clock change, ahead."""
     limit = timedelta(seconds=rules.verify_s)
     return tuple(
         rollback for rollback in unverified(state) if abs(now - (rollback.timeline.switched_at or now)) >= limit
@@ -141,12 +140,12 @@ def overdue_verifications(state: RollbackState, now: datetime, rules: Rules) -> 
 
 
 def assess_by_probe(state: RollbackState, rollback_id: str, *, answers: bool | None, now: datetime) -> RollbackState:
-    """End a verification that too little traffic came for; the switch stands.
+    """End a verification with too little traffic by a probe; the switch stands.
 
     Args:
         state: The record.
         rollback_id: The rollback.
-        answers: Whether its target answered a probe; None if another one serves by now, so it was not asked.
+        answers: Whether its target answered a probe; None if the target no longer serves.
         now: The time of the decision.
     """
     rollback = state.rollback(rollback_id)
@@ -188,7 +187,7 @@ def _assess_counts(rollback: Rollback) -> tuple[Verdict, str]:
 
 
 def _not_before(step: datetime | None, now: datetime) -> datetime:
-    """Return the time of a step after another one, which a replica whose clock is ahead may have taken."""
+    """Return the time of a step, not before the preceding step, which a replica with a fast clock may have taken."""
     return now if step is None else max(step, now)
 
 

@@ -1,4 +1,4 @@
-"""The record of a model in one environment, in the bucket `rollbacks`."""
+"""The record of a model in one environment, in the bucket `rollbacks`, and its basic edits."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,10 +34,10 @@ class Rules:
 
     Attributes:
         unnamed_s: Seconds after a rollback in which an order must name the target to roll back.
-        verify_requests: Requests after the switch that verify it.
-        verify_s: Time limit in seconds for them.
-        alert_s: Seconds for which an alert may start a rollback; one that lasts is published again.
-        decided_s: Seconds after its decision in which a rollback may move traffic, as after an outage.
+        verify_requests: Requests after the switch needed for its verification.
+        verify_s: Seconds for these requests.
+        alert_s: Seconds for which an alert may start a rollback; an open alert is published again.
+        decided_s: Seconds after the decision in which a rollback may move traffic, such as after an outage.
     """
 
     unnamed_s: float = 120.0
@@ -51,16 +51,16 @@ class Rollback(Contract):
     """One rollback, from the decision to its end.
 
     Attributes:
-        cause_id: The event that led to it.
-        cause_sequence: The sequence number of that event in the log.
-        origin: What kind of event that was.
-        expires_at: When the order that asked for it is void; None without an order.
-        epoch: The epoch of the route that the order named, if any.
-        replicas: The number of replicas on which the version that traffic moves to must generate.
-        judged_by: The trigger by which the shadow can judge the version that traffic moved from; else empty.
-        good: Requests since the switch that `trigger` finds good; without a trigger, those that were answered.
-        bad: The other ones.
-        route_event_id: The `deployment.changed` that says that traffic moved.
+        cause_id: Id of the event that caused it.
+        cause_sequence: The event's sequence number in the log.
+        origin: The kind of event.
+        expires_at: When its order expires; None without an order.
+        epoch: The route's epoch in its order, if given.
+        replicas: Replicas of the standby that must generate before the switch.
+        judged_by: The trigger for judging the failed version's shadow; empty for none.
+        good: Requests since the switch that are good by `trigger`; without a trigger, answered requests.
+        bad: The other requests since the switch.
+        route_event_id: Id of the `deployment.changed` about the switch.
     """
 
     rollback_id: str
@@ -89,15 +89,15 @@ class Rollback(Contract):
 
 
 class RollbackState(OutboxRecord):
-    """Everything about one model in one environment.
+    """State of one model in one environment.
 
     Attributes:
         triggers: The triggers of the frozen policy, by version.
-        held: Alerts that start no rollback, with their error code: each is published once.
-        rehearsals: Requests by release (in production's record).
-        rehearsed: Outcomes by release (in production's record).
-        rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
-        rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
+        held: Error code by alert that starts no rollback, published once each.
+        rehearsals: Rehearsal requests by release (production's record only).
+        rehearsed: Rehearsal outcomes by release (production's record only).
+        rehearsing: The trigger under rehearsal; other triggers' alerts start nothing in staging.
+        rehearsing_since: Only alerts after this sequence number of the log belong to the rehearsal.
     """
 
     model: ModelName
@@ -111,19 +111,19 @@ class RollbackState(OutboxRecord):
     rehearsing_since: int = 0
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
-        """Return the declared trigger of a target's version by name."""
+        """Return a trigger of a target's version by name; None if not declared."""
         declared = self.triggers.get(str(target.version), ())
         return next((trigger for trigger in declared if trigger.name == name), None)
 
     def rollback(self, rollback_id: str) -> Rollback | None:
-        """Return a rollback by its id."""
+        """Return a rollback by id; None if unknown."""
         return next((rollback for rollback in self.rollbacks if rollback.rollback_id == rollback_id), None)
 
 
 def add_rollback(state: RollbackState, rollback: Rollback) -> RollbackState:
-    """Return the record with one more rollback; beyond `ROLLBACKS_KEPT`, earlier ones that ended are removed.
+    """Return the record with a new rollback.
 
-    Those that moved no traffic are removed first.
+    Beyond `ROLLBACKS_KEPT`, ended rollbacks are removed, first those without a switch.
     """
     ended = [known for known in state.rollbacks if known.phase in ("completed", "failed")]
     ended.sort(key=lambda known: known.timeline.switched_at is not None)
@@ -155,9 +155,9 @@ def with_entries(state: RollbackState, *entries: OutboxEntry) -> RollbackState:
 def record_policy(
     state: RollbackState, version: int, policy: ReleasePolicy, route: Route | None = None
 ) -> RollbackState:
-    """Record the triggers that a version was released under; the first policy of a version counts.
+    """Record the triggers of a version's policy; the first policy of a version stays.
 
-    Of more than `VERSIONS_KEPT` the lowest versions are removed that are not on the route: no alert about them counts.
+    Beyond `VERSIONS_KEPT`, the lowest versions that are not on the route are removed.
     """
     key = str(version)
     if key in state.triggers:

@@ -1,4 +1,4 @@
-"""Plans what a rehearsal injects, and assesses what it proved. Pure."""
+"""Plans the faults of rehearsals, and assesses their results. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ from services.rollback_controller.domain.decision import start
 from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback, RollbackState
 
 REQUESTS_AT_ONCE = 64
-"""Requests of a rehearsal that wait for their answers at most."""
+"""Most concurrent requests of a rehearsal."""
 _SLOWER = 1.5
 _TRIGGERS = 16
-"""Triggers that a policy has at most, in the advice."""
+"""Number of triggers assumed in the advice (a policy's maximum)."""
 _MARGIN_S = 60.0
-"""What telemetry, the monitor and the switch may take beyond the answers themselves, in the advice."""
+"""Seconds for telemetry, monitor and switch in addition to the answers, in the advice."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Load:
 
 
 def plan_fault(trigger: Trigger) -> DrillFault | None:
-    """Return the fault that a trigger must detect; None for drift, which no fault of seconds can show."""
+    """Return the fault that a trigger must detect; None for drift, which needs hours."""
     fault = trigger.rule.fault
     given = {name: value(trigger) if callable(value) else value for name, value in fault.items()}
     return DrillFault.model_validate(given) if fault else None
 
 
 def assess_fault(trigger: Trigger, fault: DrillFault | None, load: Load, detect_s: float) -> str:
-    """Return why a trigger cannot be rehearsed in this time; empty if it may."""
+    """Return why a trigger cannot be rehearsed within `detect_s`; empty if it can."""
     if fault is None:
         return f"{trigger.name}: {trigger.metric} cannot be rehearsed by a fault; declare it manual."
     if answer_s(fault, load) < detect_s:
@@ -65,7 +65,7 @@ def assess_fault(trigger: Trigger, fault: DrillFault | None, load: Load, detect_
 
 
 def advise_time(trigger: Trigger, fault: DrillFault, load: Load, detect_s: float) -> str:
-    """Return the advice for a trigger whose alert did not come in the time of a rehearsal, or cannot."""
+    """Return advice for a trigger without an alert within `detect_s`."""
     delay_s = answer_s(fault, load)
     blocks = count_bad_blocks(limit_of(trigger), plan_line(FALSE_ALARM_EVERY, _TRIGGERS))
     requests = blocks * max(LEAST_REQUESTS, BLOCK_S * load.rps)
@@ -89,20 +89,19 @@ def answer_s(fault: DrillFault, load: Load) -> float:
 def plan_staging_route(
     before: Route | None, model: str, candidate: ServedTarget | None, fallback: ServedTarget | None, *, cause_id: str
 ) -> Route:
-    """Return the route of staging as a rehearsal begins: the candidate serves, the fallback is ready."""
+    """Return the next staging route: candidate active, fallback previous; None clears either."""
     epoch = before.epoch + 1 if before is not None else 1
     return Route(model=model, epoch=epoch, active=candidate, previous=fallback, cause_id=cause_id)
 
 
 def allow_as_before(trigger: Trigger, seconds: Sequence[float], load: Load) -> Trigger:
-    """Return the trigger by which the fallback is verified: it may take half more than its slowest answer before.
+    """Return the trigger for verifying the fallback, with a threshold of at least 1.5 times its slowest answer before.
 
-    Before the fault the fallback answered the same requests at the same rate. A machine on which it exceeded the
-    threshold then shows nothing about the rollback.
+    So a slow machine, on which the fallback exceeds the declared threshold anyway, does not fail the verification.
 
     Args:
         trigger: The trigger under rehearsal.
-        seconds: How long each answer of the fallback took before the fault; empty if the trigger bounds no time.
+        seconds: Duration of each fallback answer before the fault; empty unless the trigger is on latency.
         load: The traffic of the rehearsal.
     """
     if not seconds:
@@ -113,7 +112,7 @@ def allow_as_before(trigger: Trigger, seconds: Sequence[float], load: Load) -> T
 
 
 def replace_trigger(state: RollbackState, version: int, trigger: Trigger) -> RollbackState:
-    """Return staging's record with the declared trigger of this name replaced, if its version's policy is recorded."""
+    """Return staging's record with a version's trigger of this name replaced, if its policy is recorded."""
     declared = state.triggers.get(str(version))
     if declared is None:
         return state
@@ -122,13 +121,13 @@ def replace_trigger(state: RollbackState, version: int, trigger: Trigger) -> Rol
 
 
 def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: int = 0) -> RollbackState:
-    """End earlier rehearsals and remove them from staging's record.
+    """End and remove all rollbacks in staging's record, and set the trigger under rehearsal.
 
     Args:
         state: Staging's record.
-        trigger: The trigger under rehearsal; empty: none is.
+        trigger: The trigger under rehearsal; empty for none.
         now: The time of the decision.
-        since: The sequence number in the log from which on alerts belong to this rehearsal.
+        since: Only alerts after this sequence number of the log belong to the rehearsal.
     """
     state = execution.end_all(state, "Staging was cleared before this rollback ended.", now)
     return state.model_copy(
@@ -142,7 +141,7 @@ def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: in
 
 
 def record_request(state: RollbackState, requested: RehearsalRequested) -> RollbackState:
-    """Return the state with a release's rehearsal request."""
+    """Record a release's rehearsal request; the first one stays."""
     if requested.release_id in state.rehearsals:
         return state
     rehearsals = dict([*state.rehearsals.items(), (requested.release_id, requested)][-REHEARSALS_KEPT:])
@@ -150,7 +149,7 @@ def record_request(state: RollbackState, requested: RehearsalRequested) -> Rollb
 
 
 def record_outcome(state: RollbackState, completed: RehearsalCompleted) -> RollbackState:
-    """Record the outcome of a release's rehearsal; only the first outcome counts."""
+    """Record the outcome of a release's rehearsal; the first one stays."""
     if completed.release_id in state.rehearsed:
         return state
     rehearsed = dict([*state.rehearsed.items(), (completed.release_id, completed)][-REHEARSALS_KEPT:])
@@ -160,9 +159,9 @@ def record_outcome(state: RollbackState, completed: RehearsalCompleted) -> Rollb
 def find_detections(
     state: RollbackState, requested: RehearsalRequested, runtime: Runtime | None, now: datetime
 ) -> tuple[RehearsalCertificate, ...]:
-    """Return the certificates of an earlier release by which detection is rehearsed; none if one is missing.
+    """Return an earlier release's certificates that prove detection for every trigger; empty without such a release.
 
-    They are of the same policy and runtime, for each trigger, and of faults within half of the time of new ones.
+    They must have the same policy and runtime, and be younger than half of the requested validity.
     """
     names = {trigger.name for trigger in requested.triggers}
     since = now - timedelta(seconds=requested.valid_s / 2)
@@ -185,17 +184,17 @@ def _detected_with(certificate: RehearsalCertificate, requested: RehearsalReques
 
 
 def find_rollback(state: RollbackState, trigger: str) -> Rollback | None:
-    """Return the last rollback in staging that a trigger led to; None if there is none.
+    """Return the last rollback in staging by a trigger; None without one.
 
-    An empty `trigger` stands for the traffic switch, which no trigger leads to.
+    An empty `trigger` selects the rehearsed switch.
     """
     return next((rollback for rollback in reversed(state.rollbacks) if rollback.trigger == trigger), None)
 
 
 def start_switch(state: RollbackState, cause: Event[VariantStaged], replicas: int, now: datetime) -> RollbackState:
-    """Return staging's record with a rollback of the candidate, as an alert would start it.
+    """Return staging's record with a rollback of the candidate, like an alert's, but without a trigger.
 
-    It is verified by whether requests are answered: no trigger is under rehearsal.
+    Its verification counts answered requests.
     """
     started = Rollback(
         rollback_id=rollback_id(f"{cause.id}/switch/{now.isoformat()}"),
@@ -219,7 +218,7 @@ def assess_switch(
     fallback: Digest,
     expires_at: datetime,
 ) -> tuple[RehearsalCertificate, ...] | str:
-    """Return the certificates of a rehearsed traffic switch that was verified; else the reason why there are none."""
+    """Return the certificates of a verified switch, with earlier detections; else the reason for none."""
     unproven = _why_unproven("the switch", rollback)
     if unproven:
         return unproven
@@ -228,7 +227,7 @@ def assess_switch(
 
 
 def _why_unproven(name: str, rollback: Rollback) -> str:
-    """Return why a rollback proves nothing; empty if it was carried out and verified."""
+    """Return why a rollback proves nothing; empty if it switched and was verified."""
     begun = "it began" if not rollback.alert_id else "the alert came"
     if rollback.phase == "failed":
         return f"{name}: {begun}, but the rollback failed ({rollback.code})."
@@ -241,7 +240,7 @@ def _why_unproven(name: str, rollback: Rollback) -> str:
 
 
 def _times(rollback: Rollback) -> dict[str, Any]:
-    """Return the certificate's fields about a verified switch."""
+    """Return the certificate's fields about a verified switch; durations in seconds."""
     timeline = rollback.timeline
     switched_at = timeline.switched_at or timeline.detected_at
     return {
@@ -252,7 +251,7 @@ def _times(rollback: Rollback) -> dict[str, Any]:
 
 
 def summarise(certificates: Sequence[RehearsalCertificate], repeated: Sequence[str]) -> str:
-    """Return the reason of a rehearsal that passed."""
+    """Return the reason text of a passed rehearsal."""
     names = ", ".join(certificate.trigger for certificate in certificates)
     before = describe_detection(certificates[0]) if certificates else ""
     if before:
@@ -273,9 +272,9 @@ def assess_rehearsal(
     expires_at: datetime,
     runtime: Runtime | None = None,
 ) -> RehearsalCertificate | str:
-    """Return the certificate of a rollback that was carried out and verified; else the reason why there is none.
+    """Return the certificate of a verified rollback; else the reason for none.
 
-    Its durations are between times of different clocks; a negative duration becomes 0.
+    Durations are differences of clocks; negative ones become 0.
     """
     if policy is None:
         return "The request does not name the policy that it is rehearsed for."
