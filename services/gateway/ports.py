@@ -11,7 +11,7 @@ from shared.serving.openai_stream import ApiPiece, ApiRequest
 NewId = Callable[[], str]
 """Returns a unique identifier: lower-case hexadecimal."""
 Pause = Callable[[float], Awaitable[None]]
-"""Returns after so many seconds (`asyncio.sleep`)."""
+"""Sleeps for a number of seconds (`asyncio.sleep`)."""
 
 
 class Engine(Protocol):

@@ -41,7 +41,7 @@ class RoutedModels:
         return [(environment, model) for environment in ENVIRONMENTS for model in await self.routes.models(environment)]
 
     async def sweep(self, key: Watched) -> None:
-        """Apply a stored route if its event is missing, add missing policies, then open alerts of the log."""
+        """Apply a stored route if its event is missing, add missing policies, resolve lost alerts of the log."""
         environment, model = key
         entry = await self.routes.get(environment, model)
         if entry is None:

@@ -58,7 +58,7 @@ def build(
     settings: RollbackControllerSettings,
     clock: Clock,
 ) -> Controller:
-    """Subscribe the handlers; return the controller, to be swept per record beside them (`Controller.sweep`)."""
+    """Subscribe the handlers; return the controller: its `sweep` must run periodically for each record."""
     controller = Controller(
         states=states,
         routes=routes,

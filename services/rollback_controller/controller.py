@@ -147,7 +147,7 @@ class Controller:
         return _Seen(state, recorded, routed)
 
     async def _look_behind(self, alert: AlertRaised | AlertUpdated, route: Route | None) -> Standby:
-        """Return the state of the version that an alert would move traffic to."""
+        """Return the readiness of the version that an alert would move traffic to."""
         if route is None or not decision.takes_traffic(route, alert.target):
             return Standby("missing")
         served = plan_standby(route, alert)

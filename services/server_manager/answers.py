@@ -249,7 +249,7 @@ class Answers:
         self._edited.discard(event.id)
 
     async def _is_current(self, order: TrafficOrder) -> bool:
-        """Return whether an order is unanswered, and its release had not ended before the order's edit."""
+        """Return whether an order is unanswered, and its release is open or ended after the order's edit."""
         record, event = await self._state.read(), order.event
         if all(known.order_id != order.order_id for known in record.orders):
             return False

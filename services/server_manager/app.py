@@ -48,7 +48,7 @@ def build(
     settings: ServerManagerSettings,
     clock: Clock,
 ) -> Manager:
-    """Subscribe the handlers; return the manager, to be run beside them (`Manager.run`).
+    """Subscribe the handlers; return the manager: its `run` must run beside them.
 
     Orders wait in the record, not in unacknowledged messages: an event is acknowledged once its order is written.
     `hardware` is the fleet's, declared or detected.

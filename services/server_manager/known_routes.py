@@ -1,4 +1,4 @@
-"""Routes protected against loss of the bucket: a local file keeps the newest, which is written back."""
+"""Routes protected against loss of the bucket: a local file keeps the newest ones, to be written back."""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -23,7 +23,7 @@ class AgentSettings(BaseSettings):
     triton_grpc: str = "127.0.0.1:8001"
     """Triton's gRPC address for the agent."""
     admin_key: SecretStr = SecretStr("")
-    """Key of Triton's restricted model control; give it to no other program."""
+    """Key of Triton's restricted model control; give it to Triton and the agent only."""
     managers: Path = Path("keys/trust/managers.json")
     """File with the public keys of server-manager: `trust/managers.json` of `slipway keys`."""
     term_file: Path = Path(".state/agent/term.json")

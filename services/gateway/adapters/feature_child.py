@@ -27,7 +27,7 @@ _NICENESS = 10
 _FORM_S = 0.25
 """Time limit for validating one answer's format, because callers write the JSON Schemas."""
 _HOLDER_SHARE = 0.25
-"""Most of the process's time that format validation of one key holder may take, as a share."""
+"""Share of the process's time available for one key holder's format validation."""
 
 
 class _TooLong(BaseException):

@@ -25,7 +25,7 @@ class RecordFile(Generic[M]):
 
     @property
     def exists(self) -> bool:
-        """Return whether records, perhaps none, were saved."""
+        """Return whether the file exists, even without records."""
         return self._path.is_file()
 
     def load(self) -> dict[str, M]:

@@ -40,7 +40,7 @@ class Arrival:
     Attributes:
         request_id: the caller's id, else the gateway's.
         draw_id: the gateway's id, from which all shares are drawn: callers cannot choose it.
-        environment: `staging` for rehearsals; telemetry keeps the two apart.
+        environment: `staging` for rehearsals, else `production`.
         caller: the owner of the presented key.
         spending: the request's use of the key's limits.
         traceparent: the caller's unchanged header; empty without one.
@@ -253,8 +253,8 @@ class Measurement:
         """Return the telemetry record of an ended request, without any text.
 
         A caller that disconnects or does not read sets the finish reason, not an error: it is no evidence against the
-        target. Times run from arrival until the engine delivered, not until the caller read, without `excused_s`:
-        processing the body, and a failed first attempt for which the target is not responsible.
+        target. Times start at arrival and end when the engine delivered, not when the caller read. `excused_s` is
+        subtracted: body processing, and a failed first attempt for which the target is not responsible.
         """
         accepted, parsed = self._accepted, self._accepted.parsed
         # Records of a whole answer have no text before its end, so tokens without text count.

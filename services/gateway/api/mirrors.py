@@ -34,7 +34,7 @@ _BUSY_RATIO = 0.5
 _WAITING = 4
 """Most drawn requests, running or waiting, as a multiple of `max_mirrors`."""
 _CANDIDATES = 1_000
-"""Most candidates with recorded deaths."""
+"""Most candidates in the table of deaths."""
 _DEATHS_FOR_S = 600.0
 _LONGEST_S = 60.0
 """Time limit of an answer for a pair."""

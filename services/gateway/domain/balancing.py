@@ -11,13 +11,13 @@ FIRST_S: Final = 1.0
 LONGEST_S: Final = 30.0
 """Time until the check of an ejected endpoint, doubled by each failed check up to `LONGEST_S`."""
 UNLOADED_S: Final = 10.0
-"""After so long without a loaded endpoint, failures count against the target."""
+"""Seconds without a loaded endpoint after which failures count against the target."""
 RESTARTED_S: Final = 600.0
-"""Additional time after a restart of the server, which loads its targets again."""
+"""Additional seconds after a restart of the server, to reload its targets."""
 STEADY_S: Final = 60.0
-"""A target that answers for so long ends its grace period; its next restart gets a new one."""
+"""Seconds of answers that end a target's grace period; the next restart begins a new one."""
 UNASKED_S: Final = 60.0
-"""Longest time between requests over which an absence is assumed to last."""
+"""Longest seconds between requests over which an absence is assumed to last."""
 MOST: Final = 1_000
 """Most entries of a table of endpoints; above it, the oldest is dropped."""
 Finding = Literal["away", "doubtful", "well"]

@@ -177,7 +177,7 @@ class Balancer:
             self._absences[key] = Absence(now_s, absence.asked_s)
 
     def _interrupt(self, key: _Key) -> None:
-        """Restart the steady time of a target in its grace period: it does not answer."""
+        """Reset the steady time (`Grace.answers_s`) of a target that does not answer."""
         if key in self._graces:
             self._graces[key] = Grace(self._graces[key].until_s)
 

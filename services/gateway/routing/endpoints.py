@@ -26,7 +26,7 @@ POLL_S: Final = 0.5
 QUESTIONS: Final = 2
 """Consecutive unanswered health requests that stall an endpoint: if this process hung, it may miss one answer."""
 UNUSED_S: Final = 600.0
-"""A stalled endpoint without a routed target for so long is no longer checked."""
+"""Seconds without a routed target after which a stalled endpoint is no longer checked."""
 Change = Literal["ejected", "returned"]
 """Label of the metric: an endpoint stopped taking requests to a target, or takes them again."""
 IsLive = Callable[[str, float], Awaitable[bool | None]]
@@ -98,14 +98,14 @@ class Waiting(Protocol):
 class Stalls:
     """Polls the servers of endpoints with requests in flight, with a health request that needs no engine.
 
-    No caller's request can block its answer. Silence may be the network's, so an endpoint is stalled only if another
+    Callers' requests cannot delay its answer. Silence may be the network's, so an endpoint is stalled only if another
     endpoint of the same target answers.
 
     Args:
         is_live: sends the health request.
         limit_s: seconds of silence that stall an endpoint; 0: never.
         monotonic: returns monotonic seconds.
-        pause: waits for seconds.
+        pause: sleeps for a number of seconds.
         count: counts stalls and returns of endpoints.
     """
 

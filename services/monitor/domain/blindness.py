@@ -15,8 +15,8 @@ KEY = "blind"
 KEY_OF_POLICIES = "blind-policies"
 KEY_OF_KEYS = "blind-keys"
 UNFED_REQUESTS, UNFED_S = 100, 600.0
-"""With automatic triggers, so many requests without evidence are an alert, so long after the last evidence or the
-version's start."""
+"""Requests without evidence, and seconds since the last evidence or the version's start, that raise an alert for
+automatic triggers."""
 
 
 def note_batch(state: MonitorState, *, records: int, implausible: int, now: datetime) -> MonitorState:

@@ -77,7 +77,7 @@ def assess_drift(
     alpha: float = DEFAULT_ALPHA,
     floor: float = DEFAULT_FLOOR,
 ) -> DriftVerdict:
-    """Compare the common columns: drifted if adjusted p-value ≤ `alpha`, and distance > `floor` and `floors`."""
+    """Compare the common columns; drifted: adjusted p-value ≤ `alpha`, distance > `floor` and > its `floors`."""
     names = sorted(name for name in reference if reference[name] and current.get(name))
     compared = [compare_samples(reference[name], current[name]) for name in names]
     columns = []

@@ -120,7 +120,7 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
             fresh = _fresh(state, each.target, each.role, cause.at)
             items = ("windows", "closed_until_s", "closed", "drift") if known is not None else ()
             kept: dict[str, object] = {item: getattr(known, item) for item in items}
-            if known is None or known.only_for in ((), each.only_for):  # some callers' evidence is not of all
+            if known is None or known.only_for in ((), each.only_for):  # no evidence of other callers
                 kept["triggers"] = observe_loop.carried(known, each.role, _watching(state, fresh))
             begun = {"weight_ratio": each.weight_ratio, "epoch": route.epoch, "only_for": each.only_for}
             targets[name] = fresh.model_copy(update=begun | kept)

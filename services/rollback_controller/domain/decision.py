@@ -41,7 +41,7 @@ from services.rollback_controller.domain.record import (
 )
 
 MONITOR = "monitor"
-"""The only identity with alerts of triggers; other services raise alerts without a trigger."""
+"""The only identity that may publish alerts of triggers; other services raise alerts without a trigger."""
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def end_all(state: RollbackState, reason: str, now: datetime) -> RollbackState:
 
 
 def overdue_verifications(state: RollbackState, now: datetime, rules: Rules) -> tuple[Rollback, ...]:
-    """Return the unverified rollbacks whose switch is `verify_s` ago, or, after a clock change, ahead."""
+    """Return the unverified rollbacks with a switch `verify_s` ago, or ahead after a clock was set back."""
     limit = timedelta(seconds=rules.verify_s)
     return tuple(
         rollback for rollback in unverified(state) if abs(now - (rollback.timeline.switched_at or now)) >= limit

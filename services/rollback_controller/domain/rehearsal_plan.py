@@ -45,7 +45,7 @@ class Load:
 
 
 def plan_fault(trigger: Trigger) -> DrillFault | None:
-    """Return the fault that a trigger must detect; None for drift, which needs hours."""
+    """Return the fault that a trigger must detect; None for drift, which no short fault can cause."""
     fault = trigger.rule.fault
     given = {name: value(trigger) if callable(value) else value for name, value in fault.items()}
     return DrillFault.model_validate(given) if fault else None

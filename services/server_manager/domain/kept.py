@@ -46,7 +46,7 @@ def plan_kept(
     """Return the names of targets that must not be unloaded.
 
     A missing route does not prove that a model is unused: the bucket may be lost. Its targets stay, except temporary
-    ones; for an unreadable route, which may name them, these stay, too.
+    ones. If the route is unreadable, temporary targets stay, too, because it may name them.
 
     Args:
         routes: models with known routes.

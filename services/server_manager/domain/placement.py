@@ -23,7 +23,7 @@ from services.server_manager.domain.records import Lease, Servers
 from services.server_manager.domain.traffic import next_previous
 
 Counterparts = Mapping[str, frozenset[str]]
-"""By target name: the targets that it should not share an endpoint with, so that one failure spares either."""
+"""By target name: the targets that should be on other endpoints, so that one failure does not affect both."""
 Filter = Callable[[str], str]
 """Returns why an endpoint is excluded; empty if it is not."""
 Sorter = Callable[[str], int]

@@ -42,8 +42,8 @@ def release_staging(record: Servers, event: Event[StageReleased]) -> Servers:
 def finish_release(record: Servers, event: Event[ReleaseFinished]) -> Servers:
     """End the leases of a release, and record its end, so that its traffic orders are refused or undone.
 
-    They stay queued, because one may be in progress, or interrupted after its edit of the route. A promoted release
-    has no pending orders: it ends after their answer.
+    Traffic orders stay queued, because one may be in progress, or interrupted after its edit of the route. A promoted
+    release has none: it ends after their answer.
     """
     return _close(record, Closed(release_id=event.data.release_id, candidate=None, at=event.time))
 
