@@ -45,9 +45,9 @@ from shared.runtime.tasks import end_tasks
 from shared.serving.inference import Deadlines
 
 _BATCH = 500
-"""Most telemetry records per message."""
+"""Maximum telemetry records per message."""
 BACKLOG: Final = 512
-"""Most connections waiting to be accepted."""
+"""Maximum connections waiting to be accepted."""
 _LAST_FLUSH_S = 3.0
 
 

@@ -39,11 +39,11 @@ class GatewaySettings(BaseSettings):
     drain_s: Annotated[int, Field(ge=0)] = 30
     """Time limit for streams in flight after SIGTERM."""
     max_in_flight: Annotated[int, Field(ge=1)] = 512
-    """Most concurrent requests per environment; further requests get a 429."""
+    """Maximum concurrent requests per environment; further requests get a 429."""
     max_mirrors: Annotated[int, Field(ge=0)] = 4
-    """Most pairs computed concurrently; up to four times as many wait."""
+    """Maximum pairs computed concurrently; four times as many may wait."""
     rescues_per_minute: Annotated[int, Field(ge=0)] = 120
-    """Most requests per minute that the fallback answers after an engine failure; 0: none."""
+    """Maximum requests per minute that the fallback answers after an engine failure; 0: none."""
     rescues_per_caller: Annotated[int, Field(ge=0)] = 20
     """The same limit per caller."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
@@ -51,21 +51,21 @@ class GatewaySettings(BaseSettings):
     body_s: Seconds = 30.0
     """Time limit for receiving a body."""
     max_bodies_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
-    """Most bytes of all bodies being received; above it, a 429. An eighth is reserved for callers with few bytes."""
+    """Maximum bytes of all bodies being received; above it, a 429. An eighth is reserved for callers with few bytes."""
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
     """How long an idle connection stays open: longer than proxies keep it, usually 60 s."""
     max_connections: Annotated[int, Field(ge=1)] = 4096
-    """Most open connections; above it, requests get a 503."""
+    """Maximum open connections; above it, requests get a 503."""
     write_s: Seconds = 30.0
     """Longest time a caller may read nothing of its answer; then the answer is aborted."""
     max_lag_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**10
-    """Most unread bytes of an answer, per request."""
+    """Maximum unread bytes of an answer, per request."""
     features_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of answers with text features in telemetry; drills and staging always have them."""
     language_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Share of those answers with a detected language, for triggers on `other_language_ratio`."""
     telemetry_queue: Annotated[int, Field(ge=1)] = 20_000
-    """Most telemetry records waiting for the bus; above it, the oldest is dropped."""
+    """Maximum telemetry records waiting for the bus; above it, the oldest is dropped."""
     telemetry_interval_s: Seconds = 0.25
     """Longest time a record waits for its batch to fill."""
 

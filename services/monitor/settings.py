@@ -21,9 +21,9 @@ class MonitorSettings(BaseSettings):
     lateness_s: Seconds = 15.0
     """Seconds after its end in which a window accepts records: longer than the bus's redelivery delay."""
     update_every_s: Seconds = 15.0
-    """Least seconds between updates of an alert."""
+    """Minimum seconds between updates of an alert."""
     assess_every_s: Seconds = 10.0
-    """Least seconds between inconclusive assessments of a canary or shadow."""
+    """Minimum seconds between inconclusive assessments of a canary or shadow."""
     quiet_s: Seconds = 120.0
     """Seconds without requests until a staging target is no longer monitored."""
     drift_rows: Annotated[int, Field(ge=50, le=5000)] = 300

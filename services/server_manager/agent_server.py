@@ -31,7 +31,7 @@ BUSY_S: Final = 2.0
 ANSWER_S: Final = 0.5
 """Seconds of a caller's time limit reserved for reporting the engine's timeout."""
 LOG_EVERY_S: Final = 5.0
-"""Least seconds between log lines about unauthenticated requests, which must not fill the disk."""
+"""Minimum seconds between log lines about unauthenticated requests, which must not fill the disk."""
 UNLIMITED_S: Final = 600.0
 """Seconds for a call without a time limit; a caller's own limit may be longer, for large models."""
 SERVES: Final = b"\x08\x01"

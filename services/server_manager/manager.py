@@ -60,7 +60,7 @@ from shared.errors import translate
 from shared.runtime.clock import Clock
 
 PUBLISH_WAIT_S = 1.0
-"""Most seconds that a pass waits for the publication of its facts."""
+"""Maximum seconds that a pass waits for the publication of its facts."""
 
 
 class Manager:

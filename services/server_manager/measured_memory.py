@@ -9,7 +9,7 @@ from services.server_manager.indexes import NoteIndex
 from services.server_manager.ports import Indexed
 
 KEPT: Final = 200
-"""Most measurements in the record."""
+"""Maximum measurements in the record."""
 
 
 class MeasuredMemory(dict[Digest, int]):

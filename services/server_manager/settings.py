@@ -129,7 +129,7 @@ class ServerManagerSettings(BaseSettings):
     silent_limit_s: Annotated[float, Field(gt=0)] = 120.0
     """Seconds of an endpoint's silence until its production targets are loaded on other endpoints."""
     tick_s: float = 1.0
-    """Most seconds between two passes of the reconcile loop."""
+    """Maximum seconds between two passes of the reconcile loop."""
 
     @field_validator("hardware")
     @classmethod

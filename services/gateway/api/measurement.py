@@ -73,7 +73,7 @@ class AcceptedRequest:
         is_callers: whether it is the caller's own request, not a mirrored or rescued copy.
         is_suspect: whether an engine died with this body in flight: it goes to no other version.
         prompt_tokens: estimated tokens of the prompts.
-        answer_tokens: most tokens of the answers.
+        answer_tokens: maximum tokens of the answers.
     """
 
     arrival: Arrival

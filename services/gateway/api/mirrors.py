@@ -32,9 +32,9 @@ Result = Literal["paired", "unknown", "shed"]
 _BUSY_RATIO = 0.5
 """Share of `max_in_flight` above which no request is drawn."""
 _WAITING = 4
-"""Most drawn requests, running or waiting, as a multiple of `max_mirrors`."""
+"""Maximum drawn requests, running or waiting, as a multiple of `max_mirrors`."""
 _CANDIDATES = 1_000
-"""Most candidates in the table of deaths."""
+"""Maximum candidates in the table of deaths."""
 _DEATHS_FOR_S = 600.0
 _LONGEST_S = 60.0
 """Time limit of an answer for a pair."""

@@ -40,7 +40,7 @@ class Budget:
 
     Attributes:
         account: the name in usage records.
-        tokens: the most tokens; None for no limit.
+        tokens: the maximum; None for no limit.
         team: the team whose keys share it; None for a key's own.
     """
 
@@ -184,8 +184,8 @@ class RescueBudgets:
     """The remaining rescues (retries on the fallback) of one process, in total and per caller.
 
     Attributes:
-        per_minute: most rescues per minute; 0 for none.
-        per_caller: most rescues per caller and minute.
+        per_minute: maximum rescues per minute; 0 for none.
+        per_caller: maximum rescues per caller and minute.
         workers: processes that share both limits, at least one rescue each.
     """
 

@@ -209,7 +209,7 @@ def _changed(allowance: Allowance | None, limit: int | None, now_s: float) -> Al
 class Spending:
     """The usage of a key's limits by one request.
 
-    At dispatch the most tokens of prompt and answers are held; the prompt's are corrected when the engine reports
+    At dispatch the maximum tokens of prompt and answers are held; the prompt's are corrected when the engine reports
     them; at the end the actual usage replaces the hold.
     """
 
@@ -232,11 +232,11 @@ class Spending:
         return self._callers.headers(self._usage)
 
     def hold(self, prompt: int, answers: int, expected: int) -> None:
-        """Hold the most tokens that the request may use.
+        """Hold the maximum tokens that the request may use.
 
         Args:
-            prompt: most tokens of the prompts.
-            answers: most tokens of the answers.
+            prompt: maximum tokens of the prompts.
+            answers: maximum tokens of the answers.
             expected: estimated tokens of the prompts, used until the engine reports them.
 
         Raises:

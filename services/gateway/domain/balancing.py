@@ -17,9 +17,9 @@ RESTARTED_S: Final = 600.0
 STEADY_S: Final = 60.0
 """Seconds of answers that end a target's grace period; the next restart begins a new one."""
 UNASKED_S: Final = 60.0
-"""Longest seconds between requests over which an absence is assumed to last."""
+"""Maximum seconds between requests over which an absence is assumed to last."""
 MOST: Final = 1_000
-"""Most entries of a table of endpoints; above it, the oldest is dropped."""
+"""Maximum entries of a table of endpoints; above it, the oldest is dropped."""
 Finding = Literal["away", "doubtful", "well"]
 """Meaning of a failure for an endpoint: it does not serve the target; a check must decide; it serves."""
 _DOUBTFUL: Final = frozenset({"engine_dead", "engine_failed", "no_first_token"})
@@ -134,7 +134,7 @@ def count_outstanding(prompt: int, most: int, generated: int) -> int:
 
     Args:
         prompt: estimated tokens of the prompts.
-        most: most tokens of the answers.
+        most: maximum tokens of the answers.
         generated: tokens generated so far.
     """
     return max(1, most - generated + (0 if generated else prompt))

@@ -20,7 +20,7 @@ WORD = "ahoy "
 REFUSAL = "I'm sorry, but I can't help with that."
 _FIRST_WORD = re.compile(r"\s*\S*\s?")
 _FEWEST_WORDS = 10
-"""Fewest words of a garbled answer, enough for the repetition scorer (`decisions.scorers.repetition`)."""
+"""Minimum words of a garbled answer, enough for the repetition scorer (`decisions.scorers.repetition`)."""
 
 Alteration = Literal["garble", "empty", "refusal", "cut"]
 _DATA = b"data: "

@@ -22,7 +22,7 @@ _MODEL = re.compile(MODEL_NAME_PATTERN)
 _LONGEST_NAME = 80
 _MOST_COMPARED = 100
 _ALIKE = 0.75
-"""Least similarity ratio (`difflib`) of a suggested name."""
+"""Minimum similarity ratio (`difflib`) of a suggested name."""
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _SILENT = frozenset({"no_first_token", "deadline_exceeded"})
 _STATE_ON_SERVER = ("previous_response_id", "conversation", "background")

@@ -16,12 +16,12 @@ from services.gateway.telemetry.metrics import GatewayMetrics
 from shared.runtime.clock import Clock
 
 _MAX_BYTES: Final = 2**28
-"""Most bytes of the bodies of requests in flight, per environment."""
+"""Maximum bytes of the bodies of requests in flight, per environment."""
 P = ParamSpec("P")
 T = TypeVar("T")
 LARGE_BYTES: Final = 2**13
 MOST_WAITING: Final = 64
-"""Most waiting large bodies per holder."""
+"""Maximum waiting large bodies per holder."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class InFlight:
     """Counts requests in flight, and refuses requests above the limits.
 
     Args:
-        limit: most concurrent requests per environment.
+        limit: maximum concurrent requests per environment.
         metrics: receives the gauge.
     """
 

@@ -35,8 +35,8 @@ class QueueLimits:
     Attributes:
         sample_ratio: share of answers that get features; drills and staging always do.
         language_ratio: share of those answers with language detection.
-        max_chars: most waiting characters; an eighth is reserved for key holders with few.
-        batch: most records per call of the describer.
+        max_chars: maximum waiting characters; an eighth is reserved for key holders with few.
+        batch: maximum records per call of the describer.
         interval_s: how long texts are collected for a batch.
         max_wait_s: a record that waited longer is published without features, before the monitor's window closes.
     """

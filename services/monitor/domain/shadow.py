@@ -14,7 +14,7 @@ from services.monitor.domain.canary import Part, assess_trigger, decide
 from services.monitor.domain.record import Policy, ShadowDeath, TargetState
 
 MOST_DEATHS: Final = 1
-"""Most engine deaths of a shadow that can pass: a single request may cause one."""
+"""Maximum engine deaths of a shadow that can pass: a single request may cause one."""
 STILL_DEAD: Final = timedelta(seconds=60)
 """Time after a death in which further reports without an answer in between are the same death."""
 _KEPT: Final = 24

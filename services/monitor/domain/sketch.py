@@ -11,7 +11,7 @@ HIGHEST_US = 86_400_000_000
 DIGITS = 3
 UNITS_PER_MS = 1000.0
 MIN_COUNT = {50.0: 1, 95.0: 20, 99.0: 100}
-"""Least sample by percentile, so that at least one observation is expected beyond it."""
+"""Minimum sample by percentile, so that at least one observation is expected beyond it."""
 
 
 def _empty() -> HdrHistogram:

@@ -25,7 +25,7 @@ class Windowing:
 
     Attributes:
         lateness_s: time after its end in which a window accepts records.
-        ahead_s: most that a record's time may be ahead of the monitor's clock.
+        ahead_s: maximum lead of a record's time over the monitor's clock.
     """
 
     length_s: int = 60

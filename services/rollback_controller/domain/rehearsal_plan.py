@@ -28,7 +28,7 @@ from services.rollback_controller.domain.decision import start
 from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback, RollbackState
 
 REQUESTS_AT_ONCE = 64
-"""Most concurrent requests of a rehearsal."""
+"""Maximum concurrent requests of a rehearsal."""
 _SLOWER = 1.5
 _TRIGGERS = 16
 """Number of triggers assumed in the advice (a policy's maximum)."""

@@ -9,7 +9,7 @@ from services.server_manager.domain.records import Leader
 MOST: Final = 2**53
 """Upper bound of terms and sequence numbers: integers below it are exact in JSON."""
 HOLDERS_KEPT: Final = 1_000
-"""Most processes with a remembered sequence number."""
+"""Maximum processes with a remembered sequence number."""
 
 TermCheck = Literal["current", "higher", "superseded"]
 

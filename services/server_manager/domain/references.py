@@ -23,7 +23,7 @@ TEXTS: Final = (
 SPREAD_FACTOR: Final = 4.0
 """Tolerance, as a multiple of the largest distance between repetitions."""
 KEPT: Final = 200
-"""Most references in a record."""
+"""Maximum references in a record."""
 
 Answer = tuple[tuple[float, ...], ...]
 """By text: the log-probability in nats of each token after the first."""
