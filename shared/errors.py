@@ -11,6 +11,8 @@ import json
 import math
 from typing import Any, cast, get_args
 
+from pydantic import ValidationError
+
 from contracts.codes import ADVICE, Code
 
 _CODES = frozenset(get_args(Code))
@@ -96,6 +98,11 @@ class Permanent(SlipwayError):  # noqa: N818 - names a category of errors
 def as_code(value: str) -> Code:
     """Return an error code from outside as one of ours; `internal_error` for an unknown one."""
     return cast("Code", value) if value in _CODES else "internal_error"
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """Return what is wrong with each field of an invalid value, without the value: that may be a secret."""
+    return [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
 
 
 def translate(error: BaseException) -> SlipwayError | None:

@@ -335,7 +335,11 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.RollbackCompleted: v.rollback_values()
     | {"verdict": "pass", "reason": "64 requests within the limit after the switch."},
     f.RollbackFailed: v.rollback_values()
-    | {"code": "no_previous_target", "reason": "support-bot.v6.int8 is not loaded."},
+    | {
+        "alert_id": "support-bot.v7.int8/slow-first-token",
+        "code": "no_previous_target",
+        "reason": "support-bot.v6.int8 is not loaded.",
+    },
     f.InferenceBatch: {
         "gateway": "gateway-1",
         "records": (

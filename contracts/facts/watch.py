@@ -211,7 +211,7 @@ class _Alert(Fact):
     message: str
     e_value: float | None = None
     first_bad_at: Instant | None = None
-    raised_at: Instant | None = None
+    raised_at: Instant
     drill: str | None = None
     release_id: str | None = None
     answers_nothing: bool = False
@@ -330,9 +330,14 @@ class RollbackCompleted(_Rollback):
 
 
 class RollbackFailed(_Rollback):
-    """A rollback was not carried out, and why."""
+    """A rollback was not carried out, and why.
+
+    Attributes:
+        alert_id: The alert that asked for it; empty for another cause.
+    """
 
     TYPE: ClassVar[str] = "slipway.rollback.failed.v1"
 
+    alert_id: str = ""
     code: Code
     reason: str

@@ -18,21 +18,17 @@ from shared.storage.kv import Bucket
 
 async def run(connection: Connection, settings: NotifierSettings) -> None:
     """Connect, build the service and serve until SIGTERM."""
-    clock, receivers = SystemClock(), read_receivers(settings.receivers)
+    clock, receivers = SystemClock(), read_receivers(settings.receivers) if settings.receivers else ()
     bus = Bus(connection, SERVICE, clock)
     counted = counter(m.NOTIFICATIONS, bus.metrics)
     for receiver, outcome in product(receivers, ("sent", "failed")):
         counted.labels(receiver.name, outcome)  # rules watch them, and `increase` does not see what begins at 1
     await connect_with_retries(bus)
     records = Bucket(bus.js, "notifications", ModelNotices, service=SERVICE)
-    sender = HttpSender(receivers, settings, clock)
-    notifier = Notifier(records, receivers, sender, counted, clock)
+    notifier = Notifier(records, receivers, HttpSender(settings, clock), counted, clock)
     build(bus, notifier)
     repeating = Sweeper("notifications", records.keys, notifier.repeat, every_s=settings.resend_s, at_once=AT_ONCE)
-    try:
-        await serve(bus, connection, background=[repeating.run])
-    finally:
-        await sender.close()
+    await serve(bus, connection, background=[repeating.run])
 
 
 def main() -> None:

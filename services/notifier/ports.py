@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from services.notifier.domain.notices import Notice, Transition
+from services.notifier.domain.notices import Notice, Receiver
 
 
 class SendFailedError(Exception):
@@ -12,5 +12,5 @@ class SendFailedError(Exception):
 class Sender(Protocol):
     """Sends notifications to receivers."""
 
-    async def send(self, receiver: str, notice: Notice, transition: Transition) -> None:
-        """Return once its receiver has taken a notification; raise SendFailedError if it may not have."""
+    async def send(self, receiver: Receiver, notice: Notice, transition: str) -> None:
+        """Return once a receiver has taken a notification; raise SendFailedError if it may not have."""

@@ -9,9 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.vocabulary import Contract
 from services.notifier.domain.notices import Receiver
-from services.notifier.domain.payloads import CHANNELS, parse_secret
-
-Seconds = Annotated[float, Field(gt=0)]
+from services.notifier.domain.payloads import parse_secret
+from shared.errors import problems_of
 
 
 class NotifierSettings(BaseSettings):
@@ -23,7 +22,7 @@ class NotifierSettings(BaseSettings):
     """File (TOML) with the receivers of alerts; without it nothing is sent."""
     console_url: Annotated[str, Field(pattern=r"^(https?://[^/\s]+/?)?$")] = ""
     """Address of the console that people open: notifications link to its alerts; empty for no link."""
-    timeout_s: Seconds = 10.0
+    timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Most time of one try."""
     resend_s: Annotated[float, Field(gt=0, le=120)] = 15.0
     """How often an open alert is sent again to Alertmanager, and to any receiver what it did not take; at most 120, as
@@ -37,12 +36,11 @@ class ReceiversFile(Contract):
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        names = [receiver.name for receiver in self.receiver]
-        if twice := {name for name in names if names.count(name) > 1}:
-            msg = f"two receivers have the name {', '.join(sorted(twice))}"
+        if len({receiver.name for receiver in self.receiver}) < len(self.receiver):
+            msg = "two receivers have the same name"
             raise ValueError(msg)
         for receiver in self.receiver:
-            if CHANNELS[receiver.kind].signed != bool(receiver.secrets):
+            if (receiver.kind == "webhook") != bool(receiver.secrets):
                 msg = f"{receiver.name}: a webhook needs secrets, and no other kind takes one"
                 raise ValueError(msg)
             for secret in receiver.secrets:
@@ -50,15 +48,11 @@ class ReceiversFile(Contract):
         return self
 
 
-def read_receivers(path: Path | None) -> tuple[Receiver, ...]:
-    """Return the receivers in a file, none without a file; raise ValueError, without secrets, for an invalid one."""
-    if path is None:
-        return ()
+def read_receivers(path: Path) -> tuple[Receiver, ...]:
+    """Return the receivers in a file; raise ValueError, without secrets, for an invalid one."""
     try:
         return ReceiversFile.model_validate(tomllib.loads(path.read_text())).receiver
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        msg = f"the receivers in {path} are not valid: {problems}"
     except (OSError, ValueError) as error:
-        msg = f"the receivers in {path} cannot be used: {error}"
-    raise ValueError(msg)
+        problem = "; ".join(problems_of(error)) if isinstance(error, ValidationError) else error
+        msg = f"the receivers in {path} cannot be used: {problem}"
+        raise ValueError(msg) from None

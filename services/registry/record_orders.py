@@ -21,7 +21,7 @@ from decisions.policies.problems import list_problems
 from decisions.serving.attached import why_not_changed, why_not_while_open
 from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Lookup, model_key
-from shared.errors import Permanent, SlipwayError
+from shared.errors import Permanent, SlipwayError, problems_of
 from shared.messaging.orders import check_age
 from shared.runtime.clock import Clock
 from shared.storage.kv import Bucket, Conflict
@@ -110,5 +110,5 @@ def _parse(order: RecordOrdered) -> BaseModel:
     try:
         return RECORDS[order.kind][1].model_validate(order.record)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        problems = "; ".join(problems_of(error))
         raise Permanent("malformed_event", f"The {order.kind} {order.name} is not valid: {problems}") from error

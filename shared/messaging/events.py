@@ -12,7 +12,7 @@ from contracts.identities import PROVISIONER
 from contracts.limits import TooLarge, event_too_large, too_large
 from contracts.services import FROM_OUTSIDE, SERVICES, emitters
 from contracts.vocabulary import MODEL_NAME_PATTERN, canonical_json
-from shared.errors import Permanent
+from shared.errors import Permanent, problems_of
 
 F = TypeVar("F", bound=Fact)
 _PROBLEM_CHARS = 300
@@ -133,9 +133,7 @@ def _explain(error: ValidationError) -> Permanent:
     ]
     if len(sizes) == error.error_count():
         return Permanent("too_large", sizes[0].reason[:_PROBLEM_CHARS], **sizes[0].details)
-    problems = [
-        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"[:_PROBLEM_CHARS] for item in error.errors()
-    ]
+    problems = [problem[:_PROBLEM_CHARS] for problem in problems_of(error)]
     in_policy = all(item["loc"][:2] == ("data", "policy") for item in error.errors())
     reason = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "") + "."
     return Permanent("policy_invalid" if in_policy else "malformed_event", reason, problems=problems[:20])

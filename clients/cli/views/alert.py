@@ -57,8 +57,7 @@ def _take(of_id: list[AlertView], event: Event[Any]) -> None:
     if last is None or not last.open:
         stale = last is not None and (not isinstance(event.data, AlertRaised) or event.time <= last.event.time)
         if not stale:
-            since = event.data.raised_at or event.time
-            of_id.append(AlertView(event, since, event.time if over else None))
+            of_id.append(AlertView(event, event.data.raised_at, event.time if over else None))
         return
     if isinstance(event.data, AlertRaised):  # repeated
         return

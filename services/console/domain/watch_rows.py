@@ -34,7 +34,7 @@ def alert_rows(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
         runbook=data.runbook,
         evidence=data.evidence.uri if data.evidence else None,
         first_bad_at=instant(data.first_bad_at),
-        raised_at=instant(data.raised_at or event.time),
+        raised_at=instant(data.raised_at),
         drill=data.drill,
         release_id=data.release_id,
         answers_nothing=data.answers_nothing,

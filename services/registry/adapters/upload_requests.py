@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from contracts.storage.uploads import UPLOADS, UploadAnswer, UploadRequest
 from services.registry.domain.uploads import parse_subject
 from services.registry.uploads import Intake
+from shared.errors import problems_of
 
 MOST_AT_ONCE = 32
 """Maximum requests answered at once; further requests get the state `later`."""
@@ -50,10 +51,7 @@ class UploadRequests:
         try:
             request = UploadRequest.model_validate_json(message.data)
         except ValidationError as error:
-            listed = "; ".join(
-                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()[:3]
-            )
-            reason = f"The request for an upload is not valid: {listed[:500]}."
+            reason = f"The request for an upload is not valid: {'; '.join(problems_of(error))[:500]}."
             await self._reply(message, UploadAnswer(state="refused", code="malformed_event", reason=reason))
             return
         try:

@@ -124,9 +124,7 @@ def decide_on_alert(
         why = f"{suspended[0]} is suspended; {describe_protection(route)}."
     evidence = evidence_of(alert, state.trigger(alert.target, alert.trigger))
     decided = decide(evidence, standby.behind, suspended=bool(suspended), why=why)
-    timeline = RollbackTimeline(
-        first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.published_at, decided_at=cause.now
-    )
+    timeline = RollbackTimeline(first_bad_at=alert.first_bad_at, detected_at=alert.raised_at, decided_at=cause.now)
     started = Rollback(
         rollback_id=rollback_id(cause.event_id),
         cause_id=cause.event_id,
@@ -149,6 +147,7 @@ def decide_on_alert(
         return state
     held = dict([*state.held.items(), (alert.alert_id, decided.code)][-HELD_KEPT:])
     failed = RollbackFailed(
+        alert_id=alert.alert_id,
         rollback_id=started.rollback_id,
         cause_id=started.cause_id,
         failed=started.failed,
@@ -184,7 +183,7 @@ def concerns(
 
 def _is_of(rollback: Rollback, alert: AlertRaised | AlertUpdated) -> bool:
     """Return whether a rollback is of an alert, by id and time: after a lost record, alert ids may repeat."""
-    return rollback.alert_id == alert.alert_id and alert.raised_at in (None, rollback.timeline.detected_at)
+    return rollback.alert_id == alert.alert_id and alert.raised_at == rollback.timeline.detected_at
 
 
 def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause: Cause) -> bool:

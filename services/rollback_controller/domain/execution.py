@@ -71,6 +71,7 @@ def record_failure(state: RollbackState, rollback_id: str, code: Code, reason: s
     if rollback is None or rollback.phase != "decided":
         return state
     fact = RollbackFailed(
+        alert_id=rollback.alert_id,
         rollback_id=rollback.rollback_id,
         cause_id=rollback.cause_id,
         failed=rollback.failed,

@@ -19,10 +19,6 @@ def write(tmp_path):
     return write
 
 
-def test_without_a_file_nobody_is_told():
-    assert read_receivers(None) == ()
-
-
 def test_each_kind_is_read(write):
     manager, hook, chat = read_receivers(
         write(
@@ -75,5 +71,5 @@ def test_what_cannot_be_used_is_refused_with_the_reason(write, text, reason):
 
 def test_two_receivers_of_one_name_are_refused(write):
     entry = '[[receiver]]\nname = "a"\nkind = "slack"\nurl = "https://a"\n'
-    with pytest.raises(ValueError, match="two receivers have the name a"):
+    with pytest.raises(ValueError, match="two receivers have the same name"):
         read_receivers(write(entry + entry))
