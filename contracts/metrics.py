@@ -181,7 +181,7 @@ BUS_CONNECTED = _gateway("slipway_gateway_bus_connected", "gauge", "1 while the 
 ROUTES_LOST = _gateway(
     "slipway_gateway_routes_lost",
     "gauge",
-    "Models that are served without a route in the bucket, or by a file of routes",
+    "Models that are served without a route in the bucket",
 )
 ROUTES_OLDER = _gateway(
     "slipway_gateway_routes_older", "gauge", "Models whose route in the bucket is older than the served one"
