@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.metadata
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 from deploy.local.processes import STACK_VARIABLE
 from deploy.local.state import ADMIN, StateFolder, new_description
 from shared.messaging.provision import provision
-from testbed import factories
 from testbed.ports import free_port
 from testbed.servers import bus_variables, store_variables
 from tests.integration.doctoring import doctor, slipway
@@ -119,19 +117,6 @@ async def test_a_deployment_elsewhere_is_asked_where_it_is(nats_server, s3_serve
     code, findings = doctor(**variables)
     assert code == 0, findings
     assert [findings[name]["state"] for name in ("nats", "s3")] == ["ok", "ok"]
-
-
-async def test_a_model_that_is_not_watched_is_told_by_status(nats_server_of_its_own, s3_server):
-    variables = elsewhere(nats_server_of_its_own, f"127.0.0.1:{s3_server.port}", s3_server)
-    client = await nats_server_of_its_own.connect()
-    js = client.jetstream(timeout=10)
-    await provision(js)
-    for is_open in (True, False):
-        alert = {"kind": "blind", "message": "The policies are not known: 7.", "open": is_open}
-        record = {"schema_version": 1, "alerts": {"a": alert}}
-        await js.publish(f"$KV.alerts.production.{factories.MODEL}", json.dumps(record).encode())
-        assert ("The policies are not known: 7." in slipway("status", **variables).stderr) == is_open
-    await client.close()
 
 
 async def lose_a_bucket(server):
