@@ -1,8 +1,8 @@
-"""The answers to requests: a response for each of their parts, or frames that all requests of a gRPC stream share.
+"""The answers to requests: as text a response for each part, of the OpenAI API in frames.
 
-A message costs the receiver far more than the tokens in it. So the parts of all answers that appear in one turn of the
-event loop, which are those of one step of the engine, are sent as one response: see `engine_tensors`. Nothing waits for
-others to come. All calls come from the thread of that loop.
+A message costs the receiver far more than the tokens in it. So the parts of all answers on a gRPC stream in one turn of
+the event loop, or one step of the engine, are one response (`engine_tensors`). Nothing waits for later parts. All calls
+come from the thread of that loop.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from engine_tensors import Ask, HttpAsk, HttpPiece, Piece, render, render_frame, render_http
+from engine_tensors import Ask, HttpAsk, HttpPiece, Piece, render, render_frame
 
 FRAME_BYTES = 2**20
 """Bytes of bodies after which a frame is sent at once."""
@@ -22,9 +22,8 @@ CARRIERS = 3
 class Reply:
     """The response stream of one request.
 
-    Triton frees the state of a request when the final flag arrives, and crashes if it is asked afterwards whether that
-    request was cancelled. So the stream is marked as ended before the final flag is sent, and an ended stream neither
-    asks nor sends. All calls come from one thread.
+    Triton frees a request at its final flag, and crashes if asked afterwards whether it was cancelled. So a stream is
+    marked as ended before the final flag is sent, and an ended stream neither asks nor sends.
     """
 
     def __init__(self, request: Any) -> None:
@@ -41,22 +40,15 @@ class Reply:
             return False
 
     def send(self, ask: Ask, piece: Piece) -> None:
-        """Send a part; the one with a finish reason carries the final flag, as in Triton's vLLM backend."""
+        """Send a part of an answer as text; the one with a finish reason carries the final flag."""
         if piece.finish_reason is None and not self._ended:
             self._sender.send(render(ask, piece))
         elif piece.finish_reason is not None:
             self._end(render(ask, piece))
 
-    def send_http(self, piece: HttpPiece) -> None:
-        """Send a part of an answer of the OpenAI API; the last one carries the final flag."""
-        if piece.last:
-            self._end(render_http(piece))
-        elif not self._ended:
-            self._sender.send(render_http(piece))
-
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is sent any more."""
+        """Whether the final flag was sent."""
         return self._ended
 
     def send_frame(self, response: Any) -> None:
@@ -68,7 +60,7 @@ class Reply:
         self._end(None)
 
     def fail(self, code: str, message: str) -> None:
-        """Send an error response and close the stream. The message starts with the stable code."""
+        """Send an error response, which starts with the stable code, and close the stream."""
         error = pb_utils.TritonError(f"{code}: {message}")
         self._end(pb_utils.InferenceResponse(output_tensors=[], error=error))
 
@@ -88,8 +80,8 @@ class Frames:
         self._open: dict[str, _Frame] = {}
 
     def join(self, ask: Ask | HttpAsk, reply: Reply) -> "Reply | FramedReply":
-        """Return the reply that an answer is sent to: the request's own, or one of a stream with frames."""
-        if not isinstance(ask, HttpAsk) or ask.stream is None:
+        """Return the reply for an answer: the request's own for text, else one that shares frames."""
+        if not isinstance(ask, HttpAsk):
             return reply
         name = ask.stream
         frame = self._open.get(name)
@@ -99,7 +91,7 @@ class Frames:
 
 
 class FramedReply:
-    """As `Reply`, for a request whose stream has frames."""
+    """The answer to a request of the OpenAI API, sent in frames."""
 
     def __init__(self, reply: Reply, frame: "_Frame") -> None:
         """Join the frame, until the last part was sent."""

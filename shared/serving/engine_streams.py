@@ -75,10 +75,9 @@ class Answer:
         Raises:
             ValueError: the part came before.
         """
-        if part.number is not None and part.number != self._taken:
+        if part.number != self._taken:
             if part.number < self._taken or part.number in self._early:
-                message = f"part {part.number} of the answer to {part.request_id} came twice"
-                raise ValueError(message)
+                raise ValueError(f"part {part.number} of the answer to {part.request_id} came twice")
             self._early[part.number] = part  # and the silence goes on: the part before it may never come
             return
         self._heard_s = self._loop.time()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.errors import Permanent, SlipwayError, Transient
-from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, read_delta
+from shared.serving.tensors import Delta, build_request, read_delta
 
 ABORTED: Final = frozenset({"abort", "error"})
 """Finish reasons of an answer that the engine aborted."""
@@ -44,7 +44,6 @@ async def generate(
     sampling: Mapping[str, Any],
     *,
     deadlines: Deadlines | None = None,
-    request_id: str = "",
     logprobs: bool = False,
     cache_salt: str | None = None,
 ) -> AsyncGenerator[Delta, None]:
@@ -56,7 +55,6 @@ async def generate(
         prompt: the text, the chat template already applied.
         sampling: the engine's sampling parameters (`max_tokens`, `temperature`, `stop` …).
         deadlines: time limits of the engine's silence.
-        request_id: for the logs of Triton.
         logprobs: request the log-probabilities of the generated tokens, too.
         cache_salt: only requests with the same one share cached prefixes; the model must have this input.
 
@@ -67,20 +65,19 @@ async def generate(
         Transient: `endpoint_unreachable`, `engine_dead`, `engine_failed` or `no_first_token`.
         Permanent: `bad_request`: the engine cannot answer this prompt with these parameters.
     """
-    parameters = {**sampling, "logprobs": 1} if logprobs else sampling
+    limits = deadlines or Deadlines()
     if is_api_server(channel):
-        limits = deadlines or Deadlines()
+        parameters = {**sampling, "logprobs": 1} if logprobs else sampling
         async with contextlib.aclosing(channel.generate(triton_name, prompt, parameters, limits, cache_salt)) as deltas:
             async for part in deltas:
                 yield part
         return
-    texts = {"text_input": prompt, "sampling_parameters": json.dumps(dict(parameters))}
+    texts = {"text_input": prompt, "sampling_parameters": json.dumps(dict(sampling))}
     if cache_salt is not None:
         texts["cache_salt"] = cache_salt
-    flags = ("stream", *USUAL_FLAGS, "return_logprobs") if logprobs else ("stream", *USUAL_FLAGS)
-    request = build_request(triton_name, texts, flags, request_id)
+    request = build_request(triton_name, texts, ["return_logprobs"] if logprobs else [])
     finished = False
-    async with contextlib.aclosing(stream_responses(channel, request, deadlines or Deadlines())) as responses:
+    async with contextlib.aclosing(stream_responses(channel, request, limits)) as responses:
         try:
             async for response in responses:
                 delta = read_delta(response)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from shared.serving.inference import Deadlines, stream_responses
-from shared.serving.tensors import USUAL_FLAGS, build_request, raw_outputs, read_json
+from shared.serving.tensors import build_request, raw_outputs, read_json
 
 PROMPT_LOGPROBS: Final = "prompt_logprobs"
 
@@ -25,11 +25,11 @@ async def score_prompt(channel: Any, name: str, prompt: str | Sequence[int], lim
     Raises:
         SlipwayError: as `inference.generate`.
     """
-    inputs = {"text_input": prompt} if isinstance(prompt, str) else {"text_input": ""}
+    inputs = {"text_input": prompt if isinstance(prompt, str) else ""}
     if not isinstance(prompt, str):
         inputs["prompt_token_ids"] = json.dumps(list(prompt))
     inputs["sampling_parameters"] = json.dumps({"max_tokens": 1, "temperature": 0.0})
-    request = build_request(name, inputs, (*USUAL_FLAGS, "return_prompt_logprobs"))
+    request = build_request(name, inputs, ["return_prompt_logprobs"])
     output: Any = None
     async with contextlib.aclosing(stream_responses(channel, request, Deadlines(limit_s, limit_s))) as responses:
         async for response in responses:

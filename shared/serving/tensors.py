@@ -1,23 +1,12 @@
-"""The tensors of Triton's vLLM backend: builds requests and reads the pieces of answers."""
+"""The tensors of our Triton backends (`engine_tensors` there): builds requests and reads the pieces of answers."""
 
 import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from shared.errors import Permanent
-
-NO_REASON = "None"
-"""The finish reason in the backends' output while an answer has not finished."""
-
-USUAL_FLAGS: Final = (
-    "exclude_input_in_output",
-    "return_finish_reason",
-    "return_num_input_tokens",
-    "return_num_output_tokens",
-)
-"""Outputs that every request asks for in addition to the text."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,7 @@ class Delta:
 def build_request(
     triton_name: str,
     texts: Mapping[str, str],
-    flags: Iterable[str],
+    flags: Iterable[str] = (),
     request_id: str = "",
     *,
     empty_final: bool = True,
@@ -99,10 +88,9 @@ def read_delta(response: Any) -> Delta | None:
     raw = raw_outputs(response)
     if "text_output" not in raw:
         return None
-    reason = decode_text(raw.get("finish_reason", b""))
     return Delta(
         text=decode_text(raw["text_output"]),
-        finish_reason=reason if reason not in {"", NO_REASON} else None,
+        finish_reason=decode_text(raw.get("finish_reason", b"")) or None,
         input_tokens=_count(raw.get("num_input_tokens", b"")),
         output_tokens=_count(raw.get("num_output_tokens", b"")),
         logprobs=_read_logprobs(raw.get("logprobs", b"")),
@@ -110,16 +98,10 @@ def read_delta(response: Any) -> Delta | None:
 
 
 def _read_logprobs(raw: bytes) -> tuple[float, ...]:
-    """Return the log-probability of each generated token: in greedy decoding, the most likely of its position.
-
-    A tensor of another form has none.
-    """
-    positions = read_json(raw)
-    if not isinstance(positions, list):
-        return ()
+    """Return the log-probability of each generated token; none of a tensor in another form."""
     try:
-        return tuple(max(float(token["logprob"]) for token in position.values()) for position in positions if position)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return tuple(map(float, read_json(raw)))
+    except (OverflowError, TypeError, ValueError):
         return ()
 
 

@@ -15,7 +15,7 @@ async def generate(llm: Any, ask: Ask, reply: Reply, request_id: str) -> None:
         llm: vLLM's `AsyncLLM`.
         ask: the request.
         reply: takes the parts of the answer.
-        request_id: no other request in the engine has it.
+        request_id: unique in the engine.
 
     Raises:
         ValueError: the sampling parameters are not valid.
@@ -23,51 +23,35 @@ async def generate(llm: Any, ask: Ask, reply: Reply, request_id: str) -> None:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    kind = RequestOutputKind.DELTA if ask.stream else RequestOutputKind.FINAL_ONLY
-    given = dict(ask.sampling)
-    if ask.want_logprobs or ask.want_cumulative_logprob:
-        given.setdefault("logprobs", 0)
-    if ask.want_prompt_logprobs:
-        given["prompt_logprobs"] = 0
-    sampling = SamplingParams(**{**given, "output_kind": kind})
+    kind = RequestOutputKind.FINAL_ONLY if ask.want_prompt_logprobs else RequestOutputKind.DELTA
+    wanted = {"logprobs": ask.want_logprobs, "prompt_logprobs": ask.want_prompt_logprobs}
+    # 0: of the token itself, and of no others
+    more = {name: 0 for name, is_wanted in wanted.items() if is_wanted}
+    sampling = SamplingParams(**{**ask.sampling, **more, "output_kind": kind})
     if sampling.n != 1:
-        message = "n must be 1: send one request per completion"
-        raise ValueError(message)
+        raise ValueError("n must be 1: send one request per completion")
     async with contextlib.aclosing(llm.generate(prompt_of(ask), sampling, request_id)) as outputs:
         async for output in outputs:
             piece = _piece(output)
-            if ask.stream and not piece.num_output_tokens and piece.finish_reason is None:
-                continue
-            if ask.prepend_input:
-                piece = Piece(**{**vars(piece), "text": ask.text + piece.text})
-            reply.send(ask, piece)
+            if piece.num_output_tokens or piece.finish_reason is not None:
+                reply.send(ask, piece)
 
 
 def prompt_of(ask: Ask) -> Any:
     """Return the prompt of a request as vLLM takes it."""
-    if ask.token_ids is not None:
-        return salted({"prompt_token_ids": ask.token_ids}, ask.cache_salt)
-    return ask.text if ask.cache_salt is None else salted({"prompt": ask.text}, ask.cache_salt)
+    prompt = {"prompt": ask.text} if ask.token_ids is None else {"prompt_token_ids": ask.token_ids}
+    return salted(prompt, ask.cache_salt)
 
 
 def _piece(output: Any) -> Piece:
     first = output.outputs[0]
-    logprobs = None
-    if first.logprobs:
-        logprobs = [
-            {
-                str(token): {"logprob": p.logprob, "rank": p.rank, "decoded_token": p.decoded_token}
-                for token, p in position.items()
-            }
-            for position in first.logprobs
-        ]
+    positions = zip(first.token_ids, first.logprobs, strict=True) if first.logprobs else ()
     return Piece(
         text=first.text,
         finish_reason=first.finish_reason,
         num_input_tokens=len(output.prompt_token_ids or ()),
         num_output_tokens=len(first.token_ids),
-        cumulative_logprob=first.cumulative_logprob,
-        logprobs=logprobs,
+        logprobs=[position[token].logprob for token, position in positions],
         prompt_logprobs=_prompt_logprobs(output),
     )
 

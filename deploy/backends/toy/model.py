@@ -1,7 +1,7 @@
 """Triton Python-based backend with the tensors of the real engine and generated, deterministic text.
 
-For tests that do not need vLLM: it loads in a fraction of a second and needs no accelerator. It reads the model folder,
-so that a missing or corrupt artifact fails the load.
+For tests without vLLM: it loads in a fraction of a second. It reads the model folder, so that a missing or corrupt
+artifact fails the load.
 
 ``parameters`` of config.pbtxt:
     model_dir: folder with a config.json (required).
@@ -119,28 +119,17 @@ class TritonPythonModel:
         seed = self._engine.seed + ask.text
         mute = self._engine.holds("mute_text", ask.text)
         inputs = len(ask.token_ids) if ask.token_ids else count_tokens(ask.text)
-        whole = ask.text if ask.prepend_input else ""
         for index in range(count):
             await self._engine.wait_for_token(index)
             self._engine.raise_if_dead()
             if reply.is_cancelled():
                 return
             token = "" if mute else make_token(seed, index)
-            whole += token
-            if ask.stream:
-                reason = "length" if index == count - 1 else None
-                reply.send(ask, engine_tensors.Piece(token, reason, inputs, 1, **self._likelihoods(inputs, 1)))
-        if not ask.stream:
-            reply.send(ask, engine_tensors.Piece(whole, "length", inputs, count, **self._likelihoods(inputs, count)))
-
-    def _likelihoods(self, inputs: int, outputs: int) -> dict[str, Any]:
-        """Return the log-probabilities of a prompt and a part of an answer, the same for every token."""
-        token, answer = self._engine.token_logprob, self._engine.answer_logprob
-        return {
-            "cumulative_logprob": answer * outputs,
-            "logprobs": [{"0": {"logprob": answer, "rank": 1, "decoded_token": ""}}] * outputs,
-            "prompt_logprobs": [None, *[token] * (inputs - 1)],
-        }
+            reason = "length" if index == count - 1 else None
+            scores = [None, *[self._engine.token_logprob] * (inputs - 1)]
+            if reason or not ask.want_prompt_logprobs:
+                piece = engine_tensors.Piece(token, reason, inputs, 1, [self._engine.answer_logprob], scores)
+                reply.send(ask, piece)
 
     def finalize(self) -> None:
         """Stop the event loop."""
