@@ -6,61 +6,33 @@ SlipwayError
 """
 
 import errno
-import itertools
-import json
-import math
 from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
 from contracts.codes import ADVICE, Code
+from contracts.vocabulary import canonical_json
 
 _CODES = frozenset(get_args(Code))
 
 
 REASON_CHARS = 4_000
-"""The longest reason: it may quote what came from outside, and must fit into a fact."""
+"""The longest reason: it may quote input from outside, and must fit into a fact."""
 DETAIL_CHARS = 2_000
-DETAIL_ITEMS = 100
-DETAIL_DEPTH = 4
-DETAILS_BYTES = 50_000
-"""After so many bytes of JSON, what is left of lists and objects is dropped, and those in them are replaced by what
-they are and how many they hold."""
+DETAIL_BYTES = 20_000
 
 
-def publishable(details: dict[str, Any]) -> dict[str, Any]:
-    """Return details as a fact can hold them: no lone surrogates, NaN or infinity, and of limited size.
+def publishable(value: Any) -> Any:
+    """Return a detail of an error as a fact can hold it: JSON of at most `DETAIL_BYTES`, else a text in its place.
 
-    Details may quote what came from outside. A refusal that cannot be published would be tried again for ever.
+    Details may quote input from outside, and an error that cannot be published would be retried for ever.
     """
-    left = DETAILS_BYTES
-
-    def limited(value: Any, depth: int) -> Any:
-        nonlocal left
-        left -= 8
-        if not isinstance(value, list | tuple | dict):
-            plain = _plain(value)
-            left -= len(json.dumps(plain)) if isinstance(plain, str) else 0  # one character may take twelve bytes
-            return plain
-        if depth == DETAIL_DEPTH or left <= 0:
-            return f"a {type(value).__name__} of {len(value)}"
-        if isinstance(value, dict):
-            items = itertools.islice(value.items(), DETAIL_ITEMS)
-            return {limited(str(name), depth): limited(item, depth + 1) for name, item in items if left > 0}
-        return [limited(item, depth + 1) for item in value[:DETAIL_ITEMS] if left > 0]
-
-    result: dict[str, Any] = limited(details, 0)
-    return result
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return _shorten(value, DETAIL_CHARS)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"an integer of {value.bit_length()} bits"
-    return value
+    try:
+        if len(canonical_json(value)) <= DETAIL_BYTES:
+            return value
+    except (TypeError, ValueError, RecursionError):  # a lone surrogate, NaN, an integer of 5,000 digits …
+        pass
+    return _shorten(value, DETAIL_CHARS) if isinstance(value, str) else f"{type(value).__name__}, too large to show"
 
 
 def _shorten(text: str, chars: int) -> str:
@@ -77,7 +49,7 @@ class SlipwayError(Exception):
         super().__init__(reason)
         self.code: Code = code
         self.reason: str = reason
-        self.details: dict[str, Any] = publishable(details)
+        self.details: dict[str, Any] = {name: publishable(detail) for name, detail in details.items()}
 
     def sentence(self) -> str:
         """Return the reason and the advice for its code."""
@@ -197,8 +169,7 @@ def _from_minio(error: BaseException) -> SlipwayError | None:
     answered = getattr(error, "reason", None)
     if isinstance(error, u.MaxRetryError) and isinstance(answered, u.ResponseError):
         hint = "its disk may be full, see its log" if " 500 " in str(answered) else "see its log"
-        reason = f"The object store answers {error.url} with errors ({answered}): {hint}."
-        return Transient("store_unavailable", reason)
+        return Transient("store_unavailable", f"The object store answers {error.url} with errors ({answered}): {hint}.")
     if isinstance(error, m.MinioException | u.HTTPError):
         return Transient("store_unavailable", f"The object store does not answer: {error!r}.")
     return None

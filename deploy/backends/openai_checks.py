@@ -85,8 +85,9 @@ def judge(ask: HttpAsk, rules: Rules) -> Mapping[str, Any] | Refusal:
     if refusal := check_path(ask.method, ask.path):
         return refusal
     if ask.path not in rules.paths:
-        message = f"This model does not support {ask.path}: its engine offers no such task."
-        return Refusal(404, "unsupported_by_model", message)
+        return Refusal(
+            404, "unsupported_by_model", f"This model does not support {ask.path}: its engine offers no such task."
+        )
     if excess := find_excess_values(ask.body):  # a parser keeps the interpreter's lock for the whole text
         return Refusal(400, "invalid_json", excess)
     try:

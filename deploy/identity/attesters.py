@@ -65,10 +65,9 @@ class AttesterKeys:
         kept = self._in_use(name) or own[-1]
         retired = {key.key_id for key in own if _is_current(key)} - {kept.key_id}
         if not retired:
-            msg = (
+            raise ValueError(
                 f"{name} attests with one key only: make another with `slipway keys rotate {name} --attestation` first."
             )
-            raise ValueError(msg)
         self._store([_dated(key, retired_at=now) if key.key_id in retired else key for key in self.entries()])
         return kept
 

@@ -61,8 +61,7 @@ def make_server_certificate(
     """
     names = list(dict.fromkeys(hosts))
     if not names:
-        msg = "a server's certificate needs at least one name or address"
-        raise ValueError(msg)
+        raise ValueError("a server's certificate needs at least one name or address")
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     issuer_key = _load(authority.key)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -137,8 +136,7 @@ def _general_name(host: str) -> x509.GeneralName:
 def _load(pem: bytes) -> ec.EllipticCurvePrivateKey:
     key = serialization.load_pem_private_key(pem, password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        msg = "the private key is no ECDSA key"
-        raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not a type in the program
+        raise ValueError("the private key is no ECDSA key")  # noqa: TRY004 - the file is wrong, not a type in the program
     return key
 
 

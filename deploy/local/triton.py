@@ -77,8 +77,7 @@ def find_engine(root: Path) -> EngineEnvironment:
     )
     engine = EngineEnvironment(root, Path(about["site_packages"]), Path(about["libdir"]), about["version"])
     if not engine.server.is_file():
-        message = f"no tritonserver in {root}: install the engine environment first"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"no tritonserver in {root}: install the engine environment first")
     return engine
 
 

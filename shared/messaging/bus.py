@@ -121,8 +121,7 @@ class Bus:
         """Where the message that is being handled is stored; raise LookupError outside of handlers."""
         received = _received.get()
         if received is None:
-            msg = "no message is being handled"
-            raise LookupError(msg)
+            raise LookupError("no message is being handled")
         return received
 
     # -- connection -------------------------------------------------------------------------------------------------
@@ -189,14 +188,14 @@ class Bus:
         after a minute of tries whose failure is that of one record.
         """
         if (fact, environment) not in self._contract.reads:
-            msg = f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
-            raise ValueError(msg)
+            raise ValueError(
+                f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
+            )
         durable = durable_name(self.service, fact, environment)
         where = "staging " if environment == "staging" else ""
         stream = stream_of(fact)
         if stream is None:
-            msg = f"{fact.TYPE} is not stored"
-            raise ValueError(msg)
+            raise ValueError(f"{fact.TYPE} is not stored")
         self.consumptions[durable] = Consumption(fact, stream, durable, failure, perishable)
 
         def register(handler: "Handler[F]") -> "Handler[F]":

@@ -159,8 +159,7 @@ def read_seed(connection: Connection) -> str:
     """
     seed = identify(connection).seed
     if seed is None:
-        msg = "SLIPWAY_NATS_CREDENTIALS names no credential."
-        raise ValueError(msg)
+        raise ValueError("SLIPWAY_NATS_CREDENTIALS names no credential.")
     return seed
 
 
@@ -194,8 +193,9 @@ def identify(connection: Connection) -> BusIdentity:
         try:
             tls = ssl.create_default_context(cafile=str(connection.nats_ca))
         except (OSError, ssl.SSLError) as error:
-            msg = f"SLIPWAY_NATS_CA names {connection.nats_ca}, which is no readable certificate: {error}."
-            raise ValueError(msg) from error
+            raise ValueError(
+                f"SLIPWAY_NATS_CA names {connection.nats_ca}, which is no readable certificate: {error}."
+            ) from error
         tls.minimum_version = ssl.TLSVersion.TLSv1_3
         logging.getLogger("asyncio").addFilter(_is_no_eof)
     path = connection.nats_credentials
@@ -204,8 +204,7 @@ def identify(connection: Connection) -> BusIdentity:
     try:
         credential = Credential.from_text(path.read_text())
     except (OSError, ValueError) as error:
-        msg = f"SLIPWAY_NATS_CREDENTIALS names {path}, which is no readable credential: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"SLIPWAY_NATS_CREDENTIALS names {path}, which is no readable credential: {error}") from error
     return BusIdentity(name=credential.name, seed=credential.seed.get_secret_value(), tls=tls)
 
 

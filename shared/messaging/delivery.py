@@ -5,15 +5,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from faststream import BaseMiddleware
 from faststream.exceptions import AckMessage, HandlerException, NackMessage, RejectMessage
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
 
 from contracts.codes import Code
 from contracts.envelope import Event
@@ -23,7 +21,9 @@ from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.messaging.events import model_in, parse_event
 from shared.messaging.publishing import Emit, publish_event
 from shared.messaging.topology import HEARTBEAT_S
-from shared.runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from shared.messaging.bus import Bus
 
 UNKNOWN_ERROR_DELIVERIES = 5
 _REASON_CHARS = 2000
@@ -73,31 +73,6 @@ class Consumption:
     perishable: bool = False
 
 
-class Host(Protocol):
-    """The connection whose messages are delivered (`shared.messaging.bus.Bus`)."""
-
-    service: str
-    clock: Clock
-    consumptions: dict[str, Consumption]
-
-    @property
-    def client(self) -> Client:
-        """The NATS client."""
-
-    @property
-    def js(self) -> JetStreamContext:
-        """The JetStream context."""
-
-    def count(self, fact: type[Fact], outcome: str) -> None:
-        """Count a fact by its outcome."""
-
-    def envelope(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
-        """Return the event of a fact."""
-
-    async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None) -> Event[Any]:
-        """Publish a fact and return once the stream has it."""
-
-
 def backoff_s(deliveries: int) -> float:
     """Return the seconds to wait before delivery number `deliveries + 1`."""
     return _BACKOFF_S[min(max(deliveries, 1), len(_BACKOFF_S)) - 1]
@@ -121,8 +96,12 @@ def given_up(error: Transient, deliveries: int) -> Permanent | None:
     if waited < limit:
         return None
     hours = f"{waited / 3600:.0f} h, the limit is {limit / 3600:.0f} h"
-    reason = f"Tried again for {hours}; the last failure was {error.code}: {error.reason}"
-    return Permanent("retries_exhausted", reason, last_code=error.code, **error.details)
+    return Permanent(
+        "retries_exhausted",
+        f"Tried again for {hours}; the last failure was {error.code}: {error.reason}",
+        last_code=error.code,
+        **error.details,
+    )
 
 
 def is_spoiled(error: SlipwayError, deliveries: int) -> bool:
@@ -134,7 +113,7 @@ def is_spoiled(error: SlipwayError, deliveries: int) -> bool:
 class Delivery(BaseMiddleware[Any, Any]):
     """FastStream middleware with the delivery rules (design, section 5, rules 4 to 6)."""
 
-    def __init__(self, msg: Msg | None, /, *, context: Any, bus: Host) -> None:
+    def __init__(self, msg: Msg | None, /, *, context: Any, bus: "Bus") -> None:
         super().__init__(msg, context=context)
         self._bus = bus
         self._beat: asyncio.Task[None] | None = None
@@ -282,7 +261,7 @@ def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:
         return None
 
 
-async def store_dead_letter(bus: Host, message: Msg, error: SlipwayError, durable: str) -> int:
+async def store_dead_letter(bus: "Bus", message: Msg, error: SlipwayError, durable: str) -> int:
     """Copy a message to the dead letters with the reason, once; return its sequence there.
 
     Of a message that is too large to fit with the reason only the beginning is copied; its stream still has it whole.

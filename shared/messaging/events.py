@@ -135,5 +135,8 @@ def _explain(error: ValidationError) -> Permanent:
         return Permanent("too_large", sizes[0].reason[:_PROBLEM_CHARS], **sizes[0].details)
     problems = [problem[:_PROBLEM_CHARS] for problem in problems_of(error)]
     in_policy = all(item["loc"][:2] == ("data", "policy") for item in error.errors())
-    reason = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "") + "."
-    return Permanent("policy_invalid" if in_policy else "malformed_event", reason, problems=problems[:20])
+    return Permanent(
+        "policy_invalid" if in_policy else "malformed_event",
+        "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "") + ".",
+        problems=problems[:20],
+    )

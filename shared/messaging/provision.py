@@ -71,12 +71,11 @@ async def provision(
             await js._api_request(f"$JS.API.STREAM.UPDATE.{INBOX}", json.dumps(inbox).encode(), timeout=30)  # noqa: SLF001
         if error.err_code not in _STORE_TOO_SMALL:
             raise
-        msg = (
+        raise RuntimeError(
             f"The file store of the bus is too small for its streams and buckets ({error.description}): they may take "
             f"{topology.file_bytes(allowed)} bytes. Set max_file_store in its configuration to at least that, on a "
             "disk that holds as much, or lower SLIPWAY_EVENTS_MAX_BYTES."
-        )
-        raise RuntimeError(msg) from error
+        ) from error
 
 
 async def provision_when_joined(

@@ -139,8 +139,7 @@ def consumer(service: str, fact: type[Fact], environment: Environment = "product
     """
     stream = stream_of(fact)
     if stream is None:
-        msg = f"{fact.TYPE} is not stored, so nothing can consume it durably"
-        raise ValueError(msg)
+        raise ValueError(f"{fact.TYPE} is not stored, so nothing can consume it durably")
     config = ConsumerConfig(
         durable_name=durable_name(service, fact, environment),
         filter_subject=filter_subject(fact, environment),

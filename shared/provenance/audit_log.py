@@ -52,8 +52,9 @@ def put_segment(store: Store, attester: Attester, tail: AuditTail, retention: Re
     except AlreadyExists:
         there, _, anchor = (store.find(key) or b"").rstrip(b"\n").rpartition(b"\n")
         if there + b"\n" != body:
-            reason = f"{key} has other entries than the log; nothing is appended. See docs/operations.md."
-            raise Permanent("digest_mismatch", reason) from None
+            raise Permanent(
+                "digest_mismatch", f"{key} has other entries than the log; nothing is appended. See docs/operations.md."
+            ) from None
         return digest_of(canonical_json(json.loads(anchor)["anchor"]))
     return digest_of(envelope)
 

@@ -79,8 +79,9 @@ class Attester:
         """
         key = serialization.load_pem_private_key(private_key, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-            msg = f"the attestation key of {name} is no ECDSA key on the curve P-256: make it with `slipway keys init`"
-            raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not a type in the program
+            raise ValueError(  # noqa: TRY004 - the file is wrong, not a type in the program
+                f"the attestation key of {name} is no ECDSA key on the curve P-256: make it with `slipway keys init`"
+            )
         self.name = name
         self.public_key = public_pem(key.public_key())
         self.key_id = key_id(self.public_key)
@@ -96,16 +97,16 @@ class Attester:
         """
         path = connection.attestation_key
         if path is None:
-            msg = (
+            raise ValueError(
                 f"SLIPWAY_ATTESTATION_KEY is not set: {service} signs what it makes. `slipway keys init` makes "
                 f"attestation/{service}.pem in the folder of keys."
             )
-            raise ValueError(msg)
         try:
             return cls(service, path.read_bytes(), clock)
         except (OSError, ValueError) as error:
-            msg = f"SLIPWAY_ATTESTATION_KEY names {path}, which is no readable attestation key: {error}"
-            raise ValueError(msg) from error
+            raise ValueError(
+                f"SLIPWAY_ATTESTATION_KEY names {path}, which is no readable attestation key: {error}"
+            ) from error
 
     def listed(self) -> AttesterKey:
         """Return this key as a list entry that is always valid, to recognise its own signatures."""
@@ -160,10 +161,9 @@ class Trust:
             ValueError: The settings name no list of keys, or one that cannot be read.
         """
         if connection.attesters is None:
-            msg = (
+            raise ValueError(
                 "SLIPWAY_ATTESTERS is not set: name trust/attesters.json in the folder that `slipway keys init` makes."
             )
-            raise ValueError(msg)
         trust = cls(connection.attesters)
         try:
             trust.keys()
@@ -180,8 +180,9 @@ class Trust:
         try:
             return _KEYS.validate_json(self.path.read_bytes())
         except (OSError, ValidationError) as error:
-            reason = f"The list of attesters' keys, {self.path}, cannot be read: {error}."
-            raise Permanent("key_not_trusted", reason) from error
+            raise Permanent(
+                "key_not_trusted", f"The list of attesters' keys, {self.path}, cannot be read: {error}."
+            ) from error
 
     def known(self) -> tuple[AttesterKey, ...]:
         """Return the listed keys; none if the file cannot be read, with a warning."""

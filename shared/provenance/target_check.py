@@ -33,8 +33,10 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     registered = next((variant for variant in version.variants if variant.variant == target.variant), None)
     signed = "no such variant" if registered is None else registered.manifest.digest
     if registered is None or signed != deployable.manifest.digest:
-        reason = f"{target} is to be loaded from {deployable.manifest.digest}, its signed version has {signed}."
-        return Problem("digest_mismatch", reason)
+        return Problem(
+            "digest_mismatch",
+            f"{target} is to be loaded from {deployable.manifest.digest}, its signed version has {signed}.",
+        )
     if _as_json(version) != (None if deployable.serving is None else deployable.serving.model_dump_json()):
         return Problem("digest_mismatch", f"{target} is to be loaded with other serving settings than were signed.")
     steps: tuple[tuple[RequiredStep, ArtifactRef], ...] = (("quantise", registered.manifest), ("merge", version.merged))

@@ -90,8 +90,9 @@ async def run_job(
         if not limit.expired():
             raise
         if not report.outcome:
-            reason = f"The work was ended after its limit of {timeout_s:.0f} s. {at_timeout}".rstrip()
-            raise Permanent("deadline_passed", reason) from error
+            raise Permanent(
+                "deadline_passed", f"The work was ended after its limit of {timeout_s:.0f} s. {at_timeout}".rstrip()
+            ) from error
     finally:
         if process.returncode is None:
             await asyncio.to_thread(terminate_tree, process.pid)

@@ -33,8 +33,6 @@ S = TypeVar("S", bound=BaseSettings)
 Check = Callable[[], Awaitable[object]]
 """Raises an error if a dependency does not work; what it returns is ignored."""
 _CHECK_TIMEOUT_S = 5.0
-_REFUSED = 1
-"""Exit code of a service that a step of its preparation refuses for good."""
 
 
 def run_service(
@@ -113,14 +111,6 @@ async def connect_with_retries(bus: Bus) -> None:
             return
 
 
-class _RefusedError(Exception):
-    """A step of the preparation failed in a way that trying again does not change."""
-
-    def __init__(self, error: Permanent) -> None:
-        super().__init__(error.reason)
-        self.error = error
-
-
 async def _prepare(steps: Sequence[Callable[[], object]]) -> None:
     """Do each step in a thread; again after a second where something is away for now, as a store that starts."""
     for step in steps:
@@ -130,8 +120,6 @@ async def _prepare(steps: Sequence[Callable[[], object]]) -> None:
             except Transient as error:
                 structlog.get_logger().warning("waiting to start", code=error.code, reason=error.reason)
                 await asyncio.sleep(1)
-            except Permanent as error:
-                raise _RefusedError(error) from error
             else:
                 break
 
@@ -180,9 +168,9 @@ async def serve(
     connect = partial(_connect, bus, prepare)
     try:
         await _serve(bus, connection, checks, connect, app or Starlette(), background=background, on_stop=on_stop)
-    except _RefusedError as refusal:
-        structlog.get_logger().error("does not run", code=refusal.error.code, reason=refusal.error.reason)
-        raise SystemExit(_REFUSED) from None
+    except Permanent as refusal:
+        structlog.get_logger().error("does not run", code=refusal.code, reason=refusal.reason)
+        raise SystemExit(1) from None
 
 
 async def _serve(

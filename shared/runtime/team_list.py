@@ -34,8 +34,7 @@ class TeamList:
         """
         self.read()
         if self._path is not None and self._seen is None:
-            msg = f"{self._path} (SLIPWAY_TEAMS) cannot be read: write it with `slipway keys init`."
-            raise SystemExit(msg)
+            raise SystemExit(f"{self._path} (SLIPWAY_TEAMS) cannot be read: write it with `slipway keys init`.")
         return self
 
     def read(self) -> tuple[Team, ...]:

@@ -33,8 +33,7 @@ def read_headers(path: Path | None) -> dict[str, str]:
     for line in path.read_text().splitlines() if path is not None else ():
         name, colon, value = line.partition(":")
         if line.strip() and not (colon and name.strip() and value.strip()):
-            msg = f"{path} has a line that is not `name: value`"
-            raise ValueError(msg)
+            raise ValueError(f"{path} has a line that is not `name: value`")
         if line.strip():
             headers[name.strip().lower()] = value.strip()
     return headers

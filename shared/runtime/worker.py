@@ -137,6 +137,8 @@ def _send(message: dict[str, Any]) -> None:
     line = json.dumps(message, default=str).encode()
     if len(line) > MESSAGE_LIMIT_BYTES:
         kind = next(iter(message))
-        reason = f"The worker's {kind} was not sent: it has {len(line)} bytes, the limit is {MESSAGE_LIMIT_BYTES}."
-        raise Permanent("engine_failed", reason)
+        raise Permanent(
+            "engine_failed",
+            f"The worker's {kind} was not sent: it has {len(line)} bytes, the limit is {MESSAGE_LIMIT_BYTES}.",
+        )
     os.write(_protocol, line + b"\n")

@@ -192,8 +192,12 @@ class AnswerReader:
             if "model" not in named:
                 continue
             if named["model"] != self.name:
-                reason = f"An answer for {self.name} comes from {str(named['model'])[:200]}, which is another model."
-                raise Transient("endpoint_unreachable", reason, target=self.name, not_loaded=True)
+                raise Transient(
+                    "endpoint_unreachable",
+                    f"An answer for {self.name} comes from {str(named['model'])[:200]}, which is another model.",
+                    target=self.name,
+                    not_loaded=True,
+                )
             named["model"] = self._shown or self.name
             if self._fingerprint and "choices" in named:
                 named["system_fingerprint"] = self._fingerprint

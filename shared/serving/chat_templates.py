@@ -85,11 +85,11 @@ class ChatTemplates:
         if "rejected" in reply:
             raise Permanent("bad_request", f"The chat template rejects this conversation: {reply['rejected']}")
         if "failed" in reply:
-            reason = f"The chat template cannot be rendered: {reply['failed']}."
-            raise Permanent("engine_failed", reason)
+            raise Permanent("engine_failed", f"The chat template cannot be rendered: {reply['failed']}.")
         if "interrupted" in reply:
-            reason = f"The chat template was not rendered: {reply['interrupted']}; the machine is busy."
-            raise Transient("engine_failed", reason)
+            raise Transient(
+                "engine_failed", f"The chat template was not rendered: {reply['interrupted']}; the machine is busy."
+            )
         return reply
 
     async def close(self) -> None:

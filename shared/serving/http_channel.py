@@ -138,11 +138,11 @@ class HttpChannel:
             # An adapter has the context of its base.
             return {name: Listed(own or tokens.get(str(parents[name])), parents[name]) for name, own in tokens.items()}
         except (httpx.HTTPError, TimeoutError, SlipwayError) as error:
-            reason = f"{self.url} does not list its models: {str(error) or type(error).__name__}"
-            raise Transient("endpoint_unreachable", reason) from error
+            raise Transient(
+                "endpoint_unreachable", f"{self.url} does not list its models: {str(error) or type(error).__name__}"
+            ) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = f"{self.url}/v1/models is no list of models: {error}"
-            raise Transient("endpoint_unreachable", reason) from error
+            raise Transient("endpoint_unreachable", f"{self.url}/v1/models is no list of models: {error}") from error
 
     async def render(self, name: str, messages: Sequence[Mapping[str, str]], limit_s: float) -> str | None:
         """Return a conversation rendered by the server's template and tokenizer; None if it cannot.
@@ -174,8 +174,9 @@ class HttpChannel:
             async with asyncio.timeout(limit_s), self._client.stream("POST", path, json=body) as response:
                 told = b"".join([chunk async for chunk in _limited(response, TOLD_BYTES)])
         except (httpx.HTTPError, TimeoutError) as error:
-            reason = f"{self.url}{path} does not answer: {str(error) or type(error).__name__}"
-            raise Transient("endpoint_unreachable", reason) from error
+            raise Transient(
+                "endpoint_unreachable", f"{self.url}{path} does not answer: {str(error) or type(error).__name__}"
+            ) from error
         if response.status_code in _UNAVAILABLE:
             raise Transient("endpoint_unreachable", f"{self.url}{path} answers {response.status_code}: {told[:500]!r}")
         if not response.is_success:
@@ -228,8 +229,11 @@ class HttpChannel:
         except SlipwayError:
             raise
         except Exception as error:
-            reason = f"The endpoint of {name}, {self.url}, does not answer: {str(error) or type(error).__name__}"
-            raise Transient("endpoint_unreachable", reason, target=name) from error
+            raise Transient(
+                "endpoint_unreachable",
+                f"The endpoint of {name}, {self.url}, does not answer: {str(error) or type(error).__name__}",
+                target=name,
+            ) from error
         finally:
             self.under_way -= 1
 
@@ -254,8 +258,11 @@ class HttpChannel:
             if (piece := reader.read_event(event)) is not None:
                 yield piece
         if not reader.has_ended:
-            reason = f"The stream of {reader.name} from {self.url} broke off in the middle of an answer."
-            raise Transient("endpoint_unreachable", reason, target=reader.name)
+            raise Transient(
+                "endpoint_unreachable",
+                f"The stream of {reader.name} from {self.url} broke off in the middle of an answer.",
+                target=reader.name,
+            )
 
     async def score_next(self, name: str, prompt: str, limit_s: float) -> list[float]:
         """Return the log-probabilities of the likeliest tokens after a prompt, the highest first.

@@ -201,8 +201,9 @@ def classify_engine_error(message: str, triton_name: str) -> SlipwayError:
     if code == "engine_dead" or "EngineDeadError" in message:
         return Transient("engine_dead", f"The engine of {triton_name} is dead: {message}", target=triton_name)
     if "unknown model" in message or "is not ready" in message or "not found" in message:
-        reason = f"{triton_name} is not loaded there: {message}"
-        return Transient("endpoint_unreachable", reason, target=triton_name, not_loaded=True)
+        return Transient(
+            "endpoint_unreachable", f"{triton_name} is not loaded there: {message}", target=triton_name, not_loaded=True
+        )
     if "stub" in message.lower():
         return Transient("engine_dead", f"The process of {triton_name} died: {message}", target=triton_name)
     return Transient("engine_failed", f"The engine of {triton_name} failed: {message}", target=triton_name)
@@ -214,15 +215,24 @@ def classify_rpc_error(error: Any, triton_name: str) -> SlipwayError:
     if name in {"INVALID_ARGUMENT", "OUT_OF_RANGE"}:
         return Permanent("bad_request", details, target=triton_name)
     if name in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN"}:
-        reason = f"The endpoint of {triton_name} does not answer ({name}): {details}"
-        return Transient("endpoint_unreachable", reason, target=triton_name)
+        return Transient(
+            "endpoint_unreachable",
+            f"The endpoint of {triton_name} does not answer ({name}): {details}",
+            target=triton_name,
+        )
     return Transient("engine_failed", f"The call to {triton_name} failed ({name}): {details}", target=triton_name)
 
 
 def silence_error(triton_name: str, limits: Deadlines, *, has_started: bool) -> Transient:
     """Return the error of a stream that was silent too long; its detail `silent_s` shows that no death was reported."""
     if has_started:
-        reason = f"{triton_name} sent nothing for {limits.inter_token_s:g} s during an answer."
-        return Transient("engine_dead", reason, silent_s=limits.inter_token_s)
-    reason = f"{triton_name} generated nothing within {limits.first_token_s:g} s."
-    return Transient("no_first_token", reason, silent_s=limits.first_token_s)
+        return Transient(
+            "engine_dead",
+            f"{triton_name} sent nothing for {limits.inter_token_s:g} s during an answer.",
+            silent_s=limits.inter_token_s,
+        )
+    return Transient(
+        "no_first_token",
+        f"{triton_name} generated nothing within {limits.first_token_s:g} s.",
+        silent_s=limits.first_token_s,
+    )

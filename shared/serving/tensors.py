@@ -63,8 +63,10 @@ def encode_text(text: str) -> bytes:
     try:
         raw = text.encode()
     except UnicodeEncodeError as error:
-        message = f"The text contains a lone surrogate (U+{ord(text[error.start]):04X}), which is not a character."
-        raise Permanent("bad_request", message) from error
+        raise Permanent(
+            "bad_request",
+            f"The text contains a lone surrogate (U+{ord(text[error.start]):04X}), which is not a character.",
+        ) from error
     return struct.pack("<I", len(raw)) + raw
 
 

@@ -160,8 +160,10 @@ class Store(ObjectStore):
         prefix = self.prefix_of_key(key)
         for file in getattr(manifest, "files", ()):
             if isinstance(file, FileEntry) and not self.has_blob(file, prefix):
-                reason = f"{blob_key(file.digest, prefix)} was removed before {key} was committed; it is made again."
-                raise Transient("store_unavailable", reason)
+                raise Transient(
+                    "store_unavailable",
+                    f"{blob_key(file.digest, prefix)} was removed before {key} was committed; it is made again.",
+                )
 
     # -- files and folders ------------------------------------------------------------------------------------------
 
@@ -224,8 +226,10 @@ class Store(ObjectStore):
         except AlreadyExists:
             stored = self._size_of(key)
             if stored != file.size_bytes:
-                reason = f"The object {key} has {stored} bytes instead of {file.size_bytes}; remove it from the store."
-                raise Permanent("digest_mismatch", reason) from None
+                raise Permanent(
+                    "digest_mismatch",
+                    f"The object {key} has {stored} bytes instead of {file.size_bytes}; remove it from the store.",
+                ) from None
 
     def check_blob(self, file: FileEntry, prefix: str = "") -> None:
         """Read a blob without keeping it, and verify its size and digest.

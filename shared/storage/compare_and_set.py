@@ -79,8 +79,9 @@ async def edit_record(
 
 def kept_changing(name: str) -> Transient:
     """Return the error of a change that lost to another writer at each attempt."""
-    reason = f"The record {name} kept changing: other writers were first at each of {ATTEMPTS} attempts."
-    return Transient("bus_unavailable", reason)
+    return Transient(
+        "bus_unavailable", f"The record {name} kept changing: other writers were first at each of {ATTEMPTS} attempts."
+    )
 
 
 def wait_s(attempt: int, jitter: float) -> float:

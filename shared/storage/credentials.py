@@ -51,8 +51,9 @@ class FileProvider(Provider):  # type: ignore[misc]  # minio is skipped by mypy
             raise Transient("store_unavailable", str(error)) from error
         except OSError as error:
             if self._kept is None:
-                reason = f"SLIPWAY_S3_CREDENTIALS names {self._path}, which cannot be read: {error}."
-                raise Transient("store_unavailable", reason) from error
+                raise Transient(
+                    "store_unavailable", f"SLIPWAY_S3_CREDENTIALS names {self._path}, which cannot be read: {error}."
+                ) from error
         return self._kept  # of a file that is gone: the store says whether it still counts
 
 
@@ -66,8 +67,7 @@ def read_credential(path: Path) -> StoreCredential:
     try:
         return StoreCredential.from_text(path.read_text())
     except ValueError as error:
-        msg = f"SLIPWAY_S3_CREDENTIALS names {path}: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"SLIPWAY_S3_CREDENTIALS names {path}: {error}") from error
 
 
 def trusted(authority: Path | None) -> ssl.SSLContext:
@@ -79,8 +79,7 @@ def trusted(authority: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=None if authority is None else str(authority))
     except (OSError, ssl.SSLError) as error:
-        msg = f"SLIPWAY_S3_CA names {authority}, which is no readable certificate: {error}."
-        raise ValueError(msg) from error
+        raise ValueError(f"SLIPWAY_S3_CA names {authority}, which is no readable certificate: {error}.") from error
 
 
 def describe_refusal(error: S3Error, name: str, what: str) -> Permanent | None:
@@ -94,8 +93,9 @@ def describe_refusal(error: S3Error, name: str, what: str) -> Permanent | None:
     answered = error.response is not None and error.response.data  # a client makes the code of any 403 to a HEAD
     if error.code != "AccessDenied" or not answered:
         return None
-    reason = f"The object store does not permit {name} this request about {what}: {_HOW_GRANTED}."
-    return Permanent("uri_not_allowed", reason)
+    return Permanent(
+        "uri_not_allowed", f"The object store does not permit {name} this request about {what}: {_HOW_GRANTED}."
+    )
 
 
 def require_store(connection: Connection, identity: str) -> Connection:

@@ -46,8 +46,10 @@ def read_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> 
     except Permanent as error:
         if error.code != "artifact_not_found":
             raise
-        reason = f"The held-out text of {ref.uri} was erased ({entry.digest}); quantise the variant again."
-        raise Permanent("artifact_not_found", reason) from error
+        raise Permanent(
+            "artifact_not_found",
+            f"The held-out text of {ref.uri} was erased ({entry.digest}); quantise the variant again.",
+        ) from error
     return HeldOutText.model_validate_json(data).windows
 
 
@@ -106,8 +108,10 @@ def _files_of(store: Store, key: str, digest: str) -> tuple[FileEntry, ...]:
     if folder is None:
         return ()
     if digest_of(folder) != digest:
-        reason = f"{key} is {digest_of(folder)}: nothing that it lists is erased. Restore the object, and order again."
-        raise Permanent("digest_mismatch", reason)
+        raise Permanent(
+            "digest_mismatch",
+            f"{key} is {digest_of(folder)}: nothing that it lists is erased. Restore the object, and order again.",
+        )
     return FolderManifest.model_validate_json(folder).files
 
 

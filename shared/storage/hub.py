@@ -136,8 +136,9 @@ class Hub:
                 )
                 return self._answered(404 if missing else cause.response.status_code, folder)
             if isinstance(cause, httpx.HTTPError | theirs.FileMetadataError | theirs.OfflineModeIsEnabled):
-                reason = f"{self._endpoint} does not answer for {folder.uri} ({type(cause).__name__})."
-                return Transient("hub_unavailable", reason)
+                return Transient(
+                    "hub_unavailable", f"{self._endpoint} does not answer for {folder.uri} ({type(cause).__name__})."
+                )
         if isinstance(error, OSError) and error.errno is None:
             return Permanent("digest_mismatch", f"A file of {folder.uri} has another size than the hub says.")
         if isinstance(error, ValueError | TypeError | LookupError | AttributeError):
@@ -150,12 +151,14 @@ class Hub:
             return Permanent("uri_not_allowed", f"{where}: set HF_TOKEN to one that may read this repository.")
         if status in (408, 429) or status >= 500:
             return Transient("hub_unavailable", f"{where}.")
-        reason = f"{where}: check repository and revision, and HF_TOKEN if the repository is private."
-        return Permanent("artifact_not_found", reason)
+        return Permanent(
+            "artifact_not_found", f"{where}: check repository and revision, and HF_TOKEN if the repository is private."
+        )
 
     def _odd(self, folder: HubFolder, what: str) -> Transient:
-        reason = f"{self._endpoint} does not answer for {folder.uri} as a model hub does ({what})."
-        return Transient("hub_unavailable", reason)
+        return Transient(
+            "hub_unavailable", f"{self._endpoint} does not answer for {folder.uri} as a model hub does ({what})."
+        )
 
 
 @functools.cache

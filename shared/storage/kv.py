@@ -119,8 +119,10 @@ class Bucket(Generic[M]):
     async def _written(self, key: str, data: bytes, revision: int | None) -> int:
         limit = self._js._nc.max_payload - _HEADER_BYTES  # noqa: SLF001 - nats-py leaves headers out, the server counts them
         if len(data) > limit:
-            reason = f"The record {self._name}/{key} has {len(data):,} bytes; the limit of the bus is {limit:,}."
-            raise Transient("too_large", reason)
+            raise Transient(
+                "too_large",
+                f"The record {self._name}/{key} has {len(data):,} bytes; the limit of the bus is {limit:,}.",
+            )
         lost = False
 
         async def write(limit_s: float) -> int:

@@ -45,8 +45,10 @@ def parse(kind: type[M], data: bytes, name: str) -> M:
         raise _damaged(name, error) from error
     version, known = fields.pop(FIELD, None) if isinstance(fields, dict) else None, schema_version(kind)
     if version != known or type(version) is not int:
-        reason = f"The record {name} has schema version {json.dumps(version)}; this process reads version {known}."
-        raise Transient("record_version_unknown", reason)
+        raise Transient(
+            "record_version_unknown",
+            f"The record {name} has schema version {json.dumps(version)}; this process reads version {known}.",
+        )
     try:
         return kind.model_validate(fields)
     except Exception as error:
@@ -81,5 +83,7 @@ def parse_all(kind: type[M], data: bytes, name: str) -> dict[str, M]:
 
 
 def _damaged(name: str, error: Exception) -> Transient:
-    reason = f"The record {name} cannot be read: {type(error).__name__}: {error}. Restore it from a backup."
-    return Transient("internal_error", reason)
+    return Transient(
+        "internal_error",
+        f"The record {name} cannot be read: {type(error).__name__}: {error}. Restore it from a backup.",
+    )

@@ -5,7 +5,6 @@ import hashlib
 import os
 import stat
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from shared.errors import Permanent, translate
 from shared.runtime.settings import SourceSettings
 from shared.storage.blobs import SOURCES, Store, manifest_key
 from shared.storage.hub import Hub
+from shared.storage.transfer import Count
 
 T = TypeVar("T")
-Count = Callable[[int], None]
-"""Called with bytes as they are read; a negative count takes back those of a download that starts over."""
+OnBytes = Callable[[int], None]
+"""Called with bytes as they are read; a negative number takes back those of a download that starts over."""
 Report = Callable[[float, float], None]
 """Called with bytes done and bytes in all, from any thread, one call at a time."""
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -45,7 +45,7 @@ class Source(Protocol):
     def size_bytes(self) -> int:
         """Return the size of all these files together."""
 
-    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
+    def fetch(self, name: str, into: Path, count: OnBytes | None = None) -> Path:
         """Copy one file into an empty folder and return its path there."""
 
 
@@ -59,11 +59,11 @@ class Quota:
     def check(self, what: str, files: int, size_bytes: int) -> None:
         """Raise Permanent too_large if a folder has more files or bytes than the quota allows."""
         if files > self.max_files:
-            reason = f"{what} has {files} files; SLIPWAY_SOURCE_MAX_FILES allows {self.max_files}."
-            raise Permanent("too_large", reason)
+            raise Permanent("too_large", f"{what} has {files} files; SLIPWAY_SOURCE_MAX_FILES allows {self.max_files}.")
         if size_bytes > self.max_bytes:
-            reason = f"{what} has {size_bytes} bytes in all; SLIPWAY_SOURCE_MAX_BYTES allows {self.max_bytes}."
-            raise Permanent("too_large", reason)
+            raise Permanent(
+                "too_large", f"{what} has {size_bytes} bytes in all; SLIPWAY_SOURCE_MAX_BYTES allows {self.max_bytes}."
+            )
 
 
 class DiskFolder:
@@ -86,7 +86,7 @@ class DiskFolder:
         if quota is not None:
             quota.check(uri, len(self.names), self.size_bytes)
 
-    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
+    def fetch(self, name: str, into: Path, count: OnBytes | None = None) -> Path:
         """Copy one file into a folder and return the copy's path.
 
         The path is checked against the allowed folders after opening, so that replacing a link cannot bypass the check.
@@ -114,8 +114,10 @@ class DiskFolder:
 
     def _require_inside(self, path: Path) -> None:
         if not any(path.is_relative_to(root) for root in self._roots):
-            reason = f"{self.uri} leads outside the allowed roots; operations may add one to SLIPWAY_FILE_ROOTS."
-            raise Permanent("uri_not_allowed", reason)
+            raise Permanent(
+                "uri_not_allowed",
+                f"{self.uri} leads outside the allowed roots; operations may add one to SLIPWAY_FILE_ROOTS.",
+            )
 
 
 class HubRepository:
@@ -130,7 +132,7 @@ class HubRepository:
         self.size_bytes = sum(self._files[name].size_bytes for name in self.names)
         quota.check(self.uri, len(self.names), self.size_bytes)
 
-    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
+    def fetch(self, name: str, into: Path, count: OnBytes | None = None) -> Path:
         """Download one file into a folder, verify it against the hub's list, and return its path."""
         return self._hub.fetch(self._folder, self._files[name], into, count)
 
@@ -155,11 +157,11 @@ class Sources:
             return DiskFolder(uri, self._roots, self.quota)
         parsed(parse_hub_uri, uri)
         if self._hub is None:
-            reason = (
+            raise Permanent(
+                "uri_not_allowed",
                 f"{uri} cannot be read: no model hub is configured. Set SLIPWAY_HF_ENDPOINT, for example "
-                "https://huggingface.co, here and for the registry and the merger (`slipway up` passes it on)."
+                "https://huggingface.co, here and for the registry and the merger (`slipway up` passes it on).",
             )
-            raise Permanent("uri_not_allowed", reason)
         return HubRepository(self._hub, uri, self.quota)
 
 
@@ -179,7 +181,7 @@ def choose(uri: str, names: list[str]) -> tuple[str, ...]:
 
 
 def read_folder(
-    source: Source, scratch: Path, keep: Callable[[Path, str], FileEntry], count: Count | None = None
+    source: Source, scratch: Path, keep: Callable[[Path, str], FileEntry], count: OnBytes | None = None
 ) -> FolderManifest:
     """Pass each file of a folder to `keep` and return the manifest; `scratch` holds at most one file at a time.
 
@@ -207,18 +209,19 @@ def store_folder(
         source: The folder.
         scratch: An empty folder on a disk that the largest file fits on.
         prefix: Of the blobs' keys.
-        report: Called with bytes done and bytes in total. A byte that was read counts half, one that is stored counts
-            whole: both can take minutes, and neither may look like standing still.
+        report: Called with bytes done and bytes in total; a byte counts half when it is read, and half when stored.
     """
-    halves = _Halves(source.size_bytes, report)
+    total = 2 * source.size_bytes
+    # a folder on disk may grow meanwhile
+    count = Count(total, report and (lambda done, _total: report(min(done, total) / 2, total / 2)))
 
     def keep(path: Path, name: str) -> FileEntry:
-        before = halves.sent
-        entry = store.put_file(path, name, prefix, halves.send)
-        halves.send(entry.size_bytes - (halves.sent - before))  # what was there already counts, too
+        before = count.done
+        entry = store.put_file(path, name, prefix, count.add)
+        count.add(before + entry.size_bytes - count.done)  # if it was stored already
         return entry
 
-    return read_folder(source, scratch, keep, halves.read)
+    return read_folder(source, scratch, keep, count.add)
 
 
 def describe_file(path: Path, name: str) -> FileEntry:
@@ -272,32 +275,6 @@ def parsed(parse: Callable[[str], T], uri: str) -> T:
         return parse(uri)
     except ValueError as error:
         raise Permanent("uri_not_allowed", f"{uri[:300]}: {error}.") from error
-
-
-class _Halves:
-    """Adds up bytes read and bytes sent, each worth a half; called from the threads that carry them."""
-
-    def __init__(self, total: int, report: Report | None) -> None:
-        self.sent = 0
-        self._read = 0
-        self._total, self._report, self._last, self._lock = total, report, 0.0, threading.Lock()
-
-    def read(self, count: int) -> None:
-        """Count bytes that were read from the source."""
-        self._add(read=count)
-
-    def send(self, count: int) -> None:
-        """Count bytes that went to the store."""
-        self._add(sent=count)
-
-    def _add(self, read: int = 0, sent: int = 0) -> None:
-        with self._lock:
-            self._read += read
-            self.sent += sent
-            done = min((self._read + self.sent) / 2, float(self._total))  # a folder on disk may grow meanwhile
-            if self._report is not None and done != self._last:
-                self._last = done
-                self._report(done, float(self._total))
 
 
 def resolved(path: Path) -> Path:

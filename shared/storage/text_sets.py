@@ -23,8 +23,10 @@ def read_text_set(store: Store, ref: ArtifactRef) -> bytes:
     prefix = store.prefix_of(ref)
     texts = sorted((file for file in files if file.path.endswith(".jsonl")), key=lambda file: file.path)
     if sum(file.size_bytes for file in texts) > WHOLE_BYTES:
-        reason = f"The texts in {ref.uri} are more than {WHOLE_BYTES >> 20} MiB; take a smaller sample."
-        raise Permanent("artifact_not_found", reason)
+        raise Permanent(
+            "artifact_not_found",
+            f"The texts in {ref.uri} are more than {WHOLE_BYTES >> 20} MiB; take a smaller sample.",
+        )
     parts: list[bytes] = []
     for file in texts:
         part = bytearray(file.size_bytes)

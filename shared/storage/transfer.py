@@ -237,11 +237,9 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             response.release_conn()
         expected = int(announced) if announced else size
         if expected is not None and len(data) < min(expected, limit + 1):  # urllib3 does not tell when it reads a part
-            msg = f"the connection ended after {len(data)} of {expected} bytes"
-            raise urllib3.exceptions.ProtocolError(msg)
+            raise urllib3.exceptions.ProtocolError(f"the connection ended after {len(data)} of {expected} bytes")
         if size is not None and len(data) > size:
-            msg = f"more bytes instead of {size}"
-            raise ShortObjectError(msg)
+            raise ShortObjectError(f"more bytes instead of {size}")
         if len(data) > most:
             raise LargeObjectError
         return data
@@ -315,8 +313,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
 
 def _expect(announced: str | None, size: int) -> None:
     if announced and int(announced) != size:
-        msg = f"{announced} bytes instead of {size}"
-        raise ShortObjectError(msg)
+        raise ShortObjectError(f"{announced} bytes instead of {size}")
 
 
 def _expect_range(response: Any, start: int, length: int, size: int) -> None:
@@ -329,8 +326,9 @@ def _expect_range(response: Any, start: int, length: int, size: int) -> None:
     if whole.isdecimal():
         _expect(whole, size)
     if part != f"{start}-{start + length - 1}":
-        msg = f"the store answered {answered or 'the whole object'} instead of bytes {start}-{start + length - 1}"
-        raise urllib3.exceptions.ProtocolError(msg)
+        raise urllib3.exceptions.ProtocolError(
+            f"the store answered {answered or 'the whole object'} instead of bytes {start}-{start + length - 1}"
+        )
 
 
 def _give_back(response: Any) -> None:
@@ -371,8 +369,7 @@ def _read_fully(response: Any, out: memoryview) -> None:
         while filled < len(out):
             count = body.readinto(out[filled:])
             if not count:
-                msg = f"the connection ended after {filled} of {len(out)} bytes"
-                raise urllib3.exceptions.ProtocolError(msg)
+                raise urllib3.exceptions.ProtocolError(f"the connection ended after {filled} of {len(out)} bytes")
             filled += count
     except (OSError, http.client.HTTPException) as error:
         raise urllib3.exceptions.ProtocolError(str(error), error) from error

@@ -53,8 +53,7 @@ def prepare(device: str, overrides: dict[str, str], *, eager: bool) -> None:
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
     refused = [name for name in overrides if not name.startswith(("VLLM_", "OMP_"))]
     if refused:
-        message = f"environment sets {refused}: only VLLM_* and OMP_* variables are allowed"
-        raise pb_utils.TritonModelException(message)
+        raise pb_utils.TritonModelException(f"environment sets {refused}: only VLLM_* and OMP_* variables are allowed")
     os.environ.update(ENVIRONMENT_DEFAULTS[device])
     if eager:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"

@@ -13,6 +13,7 @@ in the engine; every stream ends with the final flag, also if the engine is dead
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,6 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
 import engine_environment  # noqa: E402 - found by the path above
-import engine_processes  # noqa: E402 - found by the path above
 import engine_tensors  # noqa: E402 - found by the path above
 import memory_report  # noqa: E402 - found by the path above
 import openai_app  # noqa: E402 - found by the path above
@@ -159,14 +159,14 @@ class Engine:
 
     def stop(self) -> None:
         """Abort running requests, shut the engine down, and end its processes."""
-        children = engine_processes.list_descendants(os.getpid())
+        children = memory_report.list_family(os.getpid())[1:]
         closing = asyncio.run_coroutine_threadsafe(self._close(), self.loop)
         try:
             closing.result(timeout=STOP_S)
         except Exception as error:  # noqa: BLE001 - the kill below must run whatever happened
             pb_utils.Logger.log_warn(f"the engine did not shut down in time: {error!r}")
         for pid in children:
-            engine_processes.kill(pid)
+            _kill(pid)
         # The interpreter exits after this: a loop that still runs would crash it.
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=STOP_S)
@@ -180,6 +180,11 @@ class Engine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _schema_check(llm: Any) -> schema_check.SchemaCheck | None:
@@ -213,8 +218,7 @@ class TritonPythonModel:
         given = engine_tensors.parameters(args)
         model_dir = Path(given["model_dir"])
         if not (model_dir / "config.json").is_file():
-            message = f"load_failed: {model_dir} holds no config.json"
-            raise pb_utils.TritonModelException(message)
+            raise pb_utils.TritonModelException(f"load_failed: {model_dir} holds no config.json")
         stub_guard.start()
         device = given.get("device", "cpu")
         engine_args = {**engine_environment.ENGINE_DEFAULTS[device], **json.loads(given.get("engine_args", "{}"))}
@@ -225,8 +229,8 @@ class TritonPythonModel:
         try:
             self._engine = Engine(str(model_dir), engine_args, json.loads(given.get("api", "{}")))
         except BaseException:
-            for pid in engine_processes.list_descendants(os.getpid()):
-                engine_processes.kill(pid)
+            for pid in memory_report.list_family(os.getpid())[1:]:
+                _kill(pid)
             raise
         if device == "cpu":
             memory_report.start(args.get("model_repository", ""))

@@ -53,8 +53,7 @@ def server_arguments(model_dir: str, api: Mapping[str, Any]) -> Namespace:
     try:
         return make_arg_parser(FlexibleArgumentParser()).parse_args(given)
     except SystemExit as error:
-        message = f"load_failed: vLLM does not take the settings of the API: {api}"
-        raise ValueError(message) from error
+        raise ValueError(f"load_failed: vLLM does not take the settings of the API: {api}") from error
 
 
 class Application:

@@ -221,8 +221,9 @@ def salted(prompt: Any, salt: str | None) -> Any:
     if salt is None:
         return prompt
     if not isinstance(prompt, dict) or _PARTS & prompt.keys():
-        msg = f"A prompt of this form ({type(prompt).__name__}) cannot be kept apart in the cache; send text or tokens."
-        raise ValueError(msg)
+        raise ValueError(
+            f"A prompt of this form ({type(prompt).__name__}) cannot be kept apart in the cache; send text or tokens."
+        )
     return {**prompt, "cache_salt": salt}
 
 

@@ -144,8 +144,9 @@ async def find_refusal(check: "SchemaCheck", body: Mapping[str, Any]) -> Refusal
 
 def busy(what: str) -> Refusal:
     """Return the refusal of schemas that could not be compiled now: other requests have too many."""
-    message = f"{what} could not be compiled in time, because other schemas are waiting; try again soon."
-    return Refusal(429, "schemas_busy", message)
+    return Refusal(
+        429, "schemas_busy", f"{what} could not be compiled in time, because other schemas are waiting; try again soon."
+    )
 
 
 def _costly_message(schema: Schema, compiled: Outcome) -> str:
@@ -173,8 +174,7 @@ async def require_compiled(check: "SchemaCheck", given: Any) -> None:
         refusal = busy(schema.field)
         raise _with_code(GracefulHTTPError(refusal.message, HTTPStatus(refusal.status)), refusal.code)
     if compiled.outcome == "invalid":
-        message = f"The constraint of the answer does not compile: {compiled.message}"
-        raise VLLMValidationError(message)
+        raise VLLMValidationError(f"The constraint of the answer does not compile: {compiled.message}")
 
 
 def _with_code(error: Exception, code: str) -> Exception:
@@ -261,8 +261,7 @@ class SchemaCheck:
                         if answer["number"] == self._number:  # a fork may be killed after its answer
                             return Outcome(answer["outcome"], answer["message"])
             await self.close()
-        message = "the process that compiles schemas ended twice"
-        raise RuntimeError(message)
+        raise RuntimeError("the process that compiles schemas ended twice")
 
     async def close(self) -> None:
         """End the process."""

@@ -50,13 +50,11 @@ class TritonPythonModel:
         config = Path(given["model_dir"]) / "config.json"
         time.sleep(float(given.get("load_delay_ms", "0")) / 1000)
         if given.get("fail_load") == "true":
-            message = "load_failed: the parameter fail_load is set"
-            raise pb_utils.TritonModelException(message)
+            raise pb_utils.TritonModelException("load_failed: the parameter fail_load is set")
         try:
             self._engine = ToyEngine(given, config.read_bytes())
         except (OSError, ValueError) as error:
-            message = f"load_failed: {config} cannot be read: {error}"
-            raise pb_utils.TritonModelException(message) from error
+            raise pb_utils.TritonModelException(f"load_failed: {config} cannot be read: {error}") from error
         self._api = toy_api.ToyApi(self._engine, json.loads(given.get("api", "{}")))
         self._tasks: dict[replies.Reply | replies.FramedReply, asyncio.Task[None]] = {}
         self._frames = replies.Frames()

@@ -113,8 +113,7 @@ class ToyApi:
         for prompt in asked.prompts:
             for switch, after in (("fail_text", 0), ("break_text", BREAKS_AFTER)):
                 if steps == after and self._engine.holds(switch, prompt):
-                    message = f"the prompt contains the {switch}"
-                    raise EngineGenerateError(message)
+                    raise EngineGenerateError(f"the prompt contains the {switch}")
 
 
 class _Reply:

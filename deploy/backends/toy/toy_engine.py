@@ -76,5 +76,4 @@ class ToyEngine:
     def raise_if_dead(self) -> None:
         """Raise EngineDeadError if a prompt has killed the engine."""
         if self._is_dead:
-            message = "the engine is dead"
-            raise EngineDeadError(message)
+            raise EngineDeadError("the engine is dead")
