@@ -68,7 +68,7 @@ class Permanent(SlipwayError):  # noqa: N818 - names a category of errors
 
 
 def as_code(value: str) -> Code:
-    """Return an error code from outside as one of ours; `internal_error` for an unknown one."""
+    """Return an error code from outside if it is declared, else `internal_error`."""
     return cast("Code", value) if value in _CODES else "internal_error"
 
 
@@ -78,7 +78,7 @@ def problems_of(error: ValidationError) -> list[str]:
 
 
 def translate(error: BaseException) -> SlipwayError | None:
-    """Map an error of a library below to ours; None when it is unknown (tried again up to the delivery limit)."""
+    """Map an error of a library to the error tree; None if it is unknown (retried up to the delivery limit)."""
     if isinstance(error, SlipwayError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -154,9 +154,9 @@ _STORE_TRANSIENT = frozenset(
 """Answers of 4xx that are about the moment, a clock or credentials, and not about the object."""
 _S3_FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"})
 _STATUS_TRANSIENT = frozenset({401, 403, 407, 408, 409, 421, 423, 425, 429})
-"""Of the 4xx, those that may be answered otherwise later; 5xx and redirects always may.
+"""Retriable 4xx; all 5xx and redirects are retriable.
 
-A 403 with a code that is not listed is more often a clock, a policy of a proxy or credentials than the object.
+A 403 with an unlisted code usually comes from a clock, a proxy or credentials, not from the object.
 """
 
 
@@ -176,10 +176,7 @@ def _from_minio(error: BaseException) -> SlipwayError | None:
 
 
 def is_failed_answer(error: BaseException) -> bool:
-    """Return whether the object store answered every attempt with a server error, or broke off.
-
-    A 503 is none: by it the store asks for later tries, whatever the object.
-    """
+    """Return whether the object store answered every attempt with a server error other than 503, or broke off."""
     import urllib3.exceptions as u
 
     if isinstance(error, u.MaxRetryError):
@@ -188,7 +185,7 @@ def is_failed_answer(error: BaseException) -> bool:
 
 
 def _from_s3(error: Any) -> SlipwayError:
-    """Decide by the answer's code; by its status where the code is not listed. Without either it is Transient."""
+    """Map an S3 error by its code, or by its status if the code is not listed; Transient without either."""
     what = f"The store answered {error.code} for {error.object_name or error.bucket_name}"
     code = _STORE_PERMANENT.get(error.code)
     response = error.response
@@ -219,9 +216,9 @@ _NO_SPACE = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})")
 
 
 def _from_safetensors(error: BaseException) -> SlipwayError | None:
-    """Map the failure to write weights onto a full disk, which the library reports as text only.
+    """Map a full disk while saving weights; the library reports it as text only.
 
-    An error of reading may quote a file from outside, so the text must be about writing.
+    The text must begin as an error of saving: errors of loading may quote a file from outside.
     """
     if type(error).__name__ != "SafetensorError" or not type(error).__module__.startswith("safetensors"):
         return None

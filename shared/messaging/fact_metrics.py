@@ -1,4 +1,4 @@
-"""Counts releases, variants, gates, alerts and rollbacks by the facts that a service publishes."""
+"""Metrics of releases, variants, gates and rollbacks, from the facts that a service publishes."""
 
 from itertools import product
 from typing import Any, get_args
@@ -19,13 +19,13 @@ _STEPS = frozenset(
         "rehearsed", "approvals", "deployed", "assessed", "finished",
     }
 )  # fmt: skip
-"""What the first part of a name in a timeline may be; the rest names a variant, a share or a person."""
+"""First words of a timeline's step names; the rest names a variant, a share or a person."""
 
 
 class FactMetrics:
-    """The metrics of the facts that a service publishes. A fact is counted after its stream has stored it.
+    """The metrics of the facts that a service publishes, counted once stored in their stream.
 
-    Counters that rules watch begin at 0: `increase` does not see a series that begins at 1.
+    Counters used by alerting rules begin at 0: `increase` ignores a series that begins at 1.
     """
 
     def __init__(self, service: str, registry: CollectorRegistry) -> None:

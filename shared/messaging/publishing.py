@@ -19,15 +19,15 @@ from shared.runtime.clock import Clock
 
 PUBLISH_TIMEOUT_S = 10.0
 PUBLISH_S = 45.0
-"""How long a fact is published again, before its caller is told that the stream does not have it."""
+"""Time limit of repeated publication."""
 _FRAME_BYTES = 64
 
 
 @dataclass(frozen=True)
 class Emit:
-    """A fact to publish, with values that replace the defaults from its cause.
+    """A fact to publish; the other fields replace defaults from its cause.
 
-    `key` distinguishes several facts of one type with the same cause.
+    `key` distinguishes facts of one type with one cause.
     """
 
     fact: Fact
@@ -42,10 +42,10 @@ class Emit:
 def envelope(
     emit: Emit, cause: Event[Any] | None = None, *, service: str, clock: Clock, traces: EventTraces | None = None
 ) -> Event[Any]:
-    """Return the event of a fact. Its id follows from its cause, type and key, so that a second one is a duplicate.
+    """Return the event of a fact. Its id is derived from cause, type and key, so a repetition is a duplicate.
 
     Raises:
-        ValueError: The service does not declare that it emits it, or the fact lacks a model, or a cause and an id.
+        ValueError: The service does not declare the fact, or the fact has no model, or neither cause nor id.
     """
     fact = emit.fact
     if type(fact) not in (*SERVICES[service].emits, WorkAbandoned):
@@ -89,17 +89,16 @@ def message_of(event: Event[Any], *, limit_bytes: int) -> tuple[bytes, dict[str,
 async def publish_event(js: JetStreamContext, event: Event[Any], *, random_id: bool = False) -> bool:
     """Publish an event to its stream; retried with the same message id, so that it is stored once.
 
-    A duplicate acknowledgement counts as success only when the stored message is the publisher's own. With a
-    `random_id`, which no one else can know, it is: members of a team may not read a message by its number.
+    After a duplicate acknowledgement the stored message is compared, unless the id is random (`random_id`): members
+    of a team may not read messages by sequence.
 
     Returns:
-        Whether the stream did not have it before.
+        Whether the event is new in the stream.
 
     Raises:
-        Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection;
-            `too_large` when it is larger than its stream takes.
-        Transient: `bus_unavailable` when the stream does not have it after several attempts, or at once when the bus
-            does not permit it; `stream_full` at once when the stream has reached its limit of size.
+        Permanent: `internal_error` above the bus's message limit (the server would close the connection); `too_large`
+            above the stream's limit.
+        Transient: `bus_unavailable` after several attempts, or at once without permission; `stream_full` at once.
     """
     limit_bytes = js._nc.max_payload  # noqa: SLF001 - nats-py has no public name for it
     body, headers = message_of(event, limit_bytes=limit_bytes)
@@ -129,7 +128,7 @@ async def publish_event(js: JetStreamContext, event: Event[Any], *, random_id: b
 
 
 def _refused(event: Event[Any], error: NatsError) -> Transient | Permanent | None:
-    """Return the error of a refused publication that a retry would not help; None for any other answer."""
+    """Return the error for a refusal that a retry would not change; None for other errors."""
     known = translate(error)
     if isinstance(known, Transient | Permanent) and known.code in ("stream_full", "too_large"):
         return type(known)(known.code, f"{event.type} could not be published: {known.reason}")
