@@ -1,16 +1,19 @@
-"""Check before a target's load: its version is signed, and its manifest is the attested one."""
+"""Versions as the registry signed them: proof of a target before it is loaded, and the policy of a release."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from contracts.manifests import VersionManifest
+from contracts.policy import ReleasePolicy
 from contracts.provenance.attestations import AttesterKey
 from contracts.provenance.steps import RequiredStep
 from contracts.vocabulary import ArtifactRef, Deployable, digest_of
 from decisions.releases.provenance import Problem
+from shared.errors import SlipwayError
 from shared.provenance.attestations import Chain, find_attestation
-from shared.provenance.envelopes import Signed
+from shared.provenance.envelopes import Signed, Trust
 from shared.storage.blobs import Store
 
 
@@ -82,3 +85,26 @@ def signed_version(store: Store, keys: Sequence[AttesterKey], model: str, number
 
 def _as_json(version: VersionManifest) -> str | None:
     return None if version.serving is None else version.serving.model_dump_json()
+
+
+@dataclass(frozen=True)
+class SignedPolicy:
+    """The frozen policy of a version, and the release that it was frozen for."""
+
+    release_id: str
+    policy: ReleasePolicy
+
+
+def read_policy(store: Store, trust: Trust, model: str, version: int) -> SignedPolicy | str:
+    """Return the policy of a version, from the manifest that the registry signed; else a sentence that says why not."""
+    try:
+        keys = trust.keys()
+        signed = signed_version(store, keys, model, version)
+    except SlipwayError as error:
+        return error.reason
+    if isinstance(signed, Problem):
+        return signed.reason
+    try:
+        return SignedPolicy(signed.release_id, ReleasePolicy.model_validate(signed.policy))
+    except ValidationError as error:
+        return f"The policy that was signed with version {version} of {model} is not valid: {error.errors()[0]['msg']}."

@@ -270,20 +270,14 @@ class HttpChannel:
         Raises:
             SlipwayError: as `stream_api`.
         """
-        return read_next(await self._complete(name, {"prompt": prompt, "logprobs": NEXT_TOKENS + 1}, limit_s))[
-            :NEXT_TOKENS
-        ]
-
-    async def _complete(self, name: str, asked: Mapping[str, Any], limit_s: float) -> bytes:
-        """Return the one-token answer to a request for log-probabilities, also if it is a refusal."""
-        asked = {"model": name, "max_tokens": 1, "temperature": 0.0, **asked}
+        asked = {"model": name, "prompt": prompt, "max_tokens": 1, "temperature": 0.0, "logprobs": NEXT_TOKENS + 1}
         request = ApiRequest("POST", "/v1/completions", json.dumps(asked).encode(), limit_s, "score")
         body = b""
         async for piece in self.stream_api(name, request, Deadlines(limit_s, limit_s)):
             if (error := _find_error(piece, name)) is not None and error.code != "bad_request":
                 raise error
             body += piece.body
-        return body
+        return read_next(body)[:NEXT_TOKENS]
 
     async def generate(
         self, name: str, prompt: str, sampling: Mapping[str, Any], limits: Deadlines, cache_salt: str | None

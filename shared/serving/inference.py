@@ -7,15 +7,17 @@ deadlines here detect it.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.errors import Permanent, SlipwayError, Transient
-from shared.serving.tensors import Delta, build_request, read_delta
+from shared.serving.tensors import Delta, build_request, raw_outputs, read_delta, read_json
 
 ABORTED: Final = frozenset({"abort", "error"})
 """Finish reasons of an answer that the engine aborted."""
+
+PROMPT_LOGPROBS: Final = "prompt_logprobs"
 
 END_S: Final = 1.0
 """Time for a finished stream to end before it is cancelled, in seconds."""
@@ -94,6 +96,30 @@ async def generate(
                 await _read_to_end(responses)
     if not finished:
         raise Transient("engine_dead", f"The stream of {triton_name} ended in the middle of an answer.")
+
+
+async def score_prompt(channel: Any, name: str, prompt: str | Sequence[int], limit_s: float) -> tuple[float, ...]:
+    """Return the log-probability, in nats, of every token of a prompt but the first; nothing if none are reported.
+
+    Args:
+        channel: to a Triton, from `Channels.get`.
+        name: `<model>.v<n>.<variant>`.
+        prompt: a text, or its token ids.
+        limit_s: time limit of the engine.
+
+    Raises:
+        SlipwayError: as `generate`.
+    """
+    sampling = json.dumps({"max_tokens": 1, "temperature": 0.0})  # vLLM generates at least one token
+    inputs = {"text_input": prompt if isinstance(prompt, str) else "", "sampling_parameters": sampling}
+    if not isinstance(prompt, str):
+        inputs["prompt_token_ids"] = json.dumps(list(prompt))
+    request = build_request(name, inputs, ["return_prompt_logprobs"])
+    output: Any = None
+    async with contextlib.aclosing(stream_responses(channel, request, Deadlines(limit_s, limit_s))) as responses:
+        async for response in responses:
+            output = read_json(raw_outputs(response).get(PROMPT_LOGPROBS, b"")) or output
+    return tuple(float(value) for value in output or () if isinstance(value, int | float))
 
 
 async def stream_responses(channel: Any, request: Any, limits: Deadlines) -> AsyncGenerator[Any, None]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from contracts.manifests import FileEntry, FolderManifest
-from contracts.vocabulary import ArtifactRef, canonical_json
+from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient
-from shared.storage.objects import AlreadyExists, ObjectStore
+from shared.storage.objects import WHOLE_BYTES, AlreadyExists, ObjectStore
 from shared.storage.transfer import Count
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -259,6 +259,30 @@ class Store(ObjectStore):
             with self._translated(key):
                 read, size = self._client.read_into, file.size_bytes
                 self._pinned(key, lambda version: read(self.bucket, key, start, out, size, version=version))
+
+    def get_texts(self, ref: ArtifactRef) -> bytes:
+        """Return JSON lines, verified: one file, or all `.jsonl` files of a folder in the order of their names.
+
+        Raises:
+            Permanent: artifact_not_found, also when it is larger than WHOLE_BYTES; digest_mismatch, uri_not_allowed.
+        """
+        data = self.get(ref)
+        try:
+            files = FolderManifest.model_validate_json(data).files
+        except ValidationError:
+            return data
+        texts = sorted((file for file in files if file.path.endswith(".jsonl")), key=lambda file: file.path)
+        if sum(file.size_bytes for file in texts) > WHOLE_BYTES:
+            reason = f"The texts in {ref.uri} are more than {WHOLE_BYTES >> 20} MiB; take a smaller sample."
+            raise Permanent("artifact_not_found", reason)
+        parts: list[bytes] = []
+        for file in texts:
+            part = bytearray(file.size_bytes)
+            self.read_into(file, 0, memoryview(part), self.prefix_of(ref))
+            parts.append(bytes(part))
+            if digest_of(parts[-1]) != file.digest:
+                raise Permanent("digest_mismatch", f"{file.path} of {ref.uri} is not what was announced.")
+        return b"\n".join(parts)
 
     def fetch_files(
         self, files: Sequence[FileEntry], destination: Path, prefix: str = "", progress: Progress | None = None

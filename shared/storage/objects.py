@@ -242,10 +242,8 @@ class ObjectStore:
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
     def keys(self, prefix: str) -> list[str]:
-        """List the keys below a prefix."""
-        with self._translated(prefix):
-            listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
-            return [entry.object_name for entry in listed if entry.object_name]
+        """Return the keys below a prefix."""
+        return list(self.sizes(prefix))
 
     def folders(self, prefix: str) -> list[str]:
         """List the folders directly below a prefix, without their final slash."""

@@ -11,9 +11,8 @@ from shared.errors import Transient
 from shared.serving.channels import Channels
 from shared.serving.engine_streams import ask_api
 from shared.serving.http_channel import HttpChannel
-from shared.serving.inference import Deadlines, classify_rpc_error, generate
+from shared.serving.inference import PROMPT_LOGPROBS, Deadlines, classify_rpc_error, generate, score_prompt
 from shared.serving.openai_stream import ApiRequest
-from shared.serving.scoring import PROMPT_LOGPROBS, score_prompt
 from shared.serving.tensors import Delta
 
 
