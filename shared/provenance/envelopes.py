@@ -1,4 +1,4 @@
-"""Signs statements as DSSE envelopes, and opens envelopes whose signature holds (ECDSA P-256, securesystemslib)."""
+"""DSSE envelopes of statements: signed and verified with ECDSA P-256 (securesystemslib)."""
 
 import hashlib
 import json
@@ -40,11 +40,11 @@ class Subjects:
     """The subjects of a claim, and its inputs.
 
     Attributes:
-        named: Digests by name.
-        materials: What went in.
-        follows: Digests of the envelopes of attestations that it builds on.
-        previous: Digest of the envelope before it in the chain of a version, if it is in one.
-        number: Its number in that chain.
+        named: Digests of the subjects by name.
+        materials: Digests of the inputs.
+        follows: Digests of the envelopes of earlier attestations.
+        previous: Digest of the previous envelope in a version's chain, if any.
+        number: Number in that chain.
     """
 
     named: dict[str, str] = field(default_factory=dict)
@@ -90,10 +90,10 @@ class Attester:
 
     @classmethod
     def from_settings(cls, connection: Connection, service: str, clock: Clock) -> "Attester":
-        """Return the attester of a service with the key that its settings name.
+        """Return the attester of a service with the key in its settings.
 
         Raises:
-            ValueError: The settings name no key, or one that cannot be read.
+            ValueError: The key is not set, or cannot be read.
         """
         path = connection.attestation_key
         if path is None:
@@ -109,15 +109,15 @@ class Attester:
             ) from error
 
     def listed(self) -> AttesterKey:
-        """Return this key as a list entry that is always valid, to recognise its own signatures."""
+        """Return this key as an always valid list entry, to recognise its own signatures."""
         return listed(self.name, self.public_key, valid_from=datetime.min.replace(tzinfo=UTC))
 
     def signed(self, envelope: bytes) -> bool:
-        """Return whether an envelope is signed by the current key, as earlier keys may be revoked."""
+        """Return whether an envelope is signed by this key."""
         return isinstance(open_envelope(envelope, (self.listed(),)), Signed)
 
     def sign(self, step: Step, about: Subjects, details: dict[str, object] | None = None) -> bytes:
-        """Return the envelope of a statement, as it is stored."""
+        """Return the signed envelope of a statement."""
         claim = Claim(
             step=step,
             attester=self.name,
@@ -147,18 +147,18 @@ class Attester:
 
 
 class Trust:
-    """The listed keys of attesters, read again at every use, so that a revocation takes effect at once."""
+    """The listed keys of attesters, read at every use, so that a revocation takes effect at once."""
 
     def __init__(self, path: Path) -> None:
-        """Take the file `trust/attesters.json` of a folder of keys."""
+        """Use the file `trust/attesters.json` of a folder of keys."""
         self.path = path
 
     @classmethod
     def from_settings(cls, connection: Connection) -> "Trust":
-        """Return the trust that the settings name.
+        """Return the list of keys in the settings.
 
         Raises:
-            ValueError: The settings name no list of keys, or one that cannot be read.
+            ValueError: The list is not set, or cannot be read.
         """
         if connection.attesters is None:
             raise ValueError(
@@ -194,7 +194,7 @@ class Trust:
 
 
 def listed(name: str, public_key: str, **dates: object) -> AttesterKey:
-    """Return the entry of a key in the list, with the steps that its service attests."""
+    """Return the list entry of a key, with the steps that its service attests."""
     steps = tuple(step for step in STEPS if ATTESTED_BY[step] == name)
     return AttesterKey.model_validate(
         {"attester": name, "key_id": key_id(public_key), "public_key": public_key, "steps": steps, **dates}
@@ -242,7 +242,7 @@ def _parse_envelope(data: bytes) -> Envelope | None:
 
 
 def key_id(public_key: str) -> str:
-    """Return the id of a public key (PEM), as the OpenSSF model signing format has it."""
+    """Return the id of a public key (PEM): its SHA-256, as in the OpenSSF model signing format."""
     return hashlib.sha256(public_key.encode()).hexdigest()
 
 

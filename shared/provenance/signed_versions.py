@@ -18,10 +18,10 @@ from shared.storage.blobs import Store
 
 
 def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Problem | None:
-    """Return why a target is not proven; None if it is. Only manifests and attestations are read, no weights.
+    """Return why a target is not proven; None if it is.
 
-    The files are proven by the digests in the manifest, compared when they are fetched. A base model (version 0) counts
-    where a signed version of the same model was trained on it.
+    Reads manifests and attestations, no weights: those are compared with the manifest when fetched. A base model
+    (version 0) is proven if a signed version of the same model was trained on it.
 
     Raises:
         Transient: `store_unavailable`.
@@ -49,7 +49,7 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
 
 
 def version_on_base(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> int | Problem:
-    """Return the number of a signed version that was trained on a base model (version 0), the newest; else why not.
+    """Return the number of the newest signed version trained on a base model (version 0), else the problem.
 
     Raises:
         Transient: `store_unavailable`.
@@ -67,7 +67,7 @@ def version_on_base(store: Store, keys: Sequence[AttesterKey], deployable: Deplo
 
 
 def signed_version(store: Store, keys: Sequence[AttesterKey], model: str, number: int) -> VersionManifest | Problem:
-    """Return the manifest of a version if the registry signed exactly these bytes; else why not."""
+    """Return the manifest of a version if the registry signed exactly these bytes, else the problem."""
     uri = f"versions/{model}/{number}/manifest.json"
     data = store.find(uri)
     if data is None:
@@ -89,14 +89,14 @@ def _as_json(version: VersionManifest) -> str | None:
 
 @dataclass(frozen=True)
 class SignedPolicy:
-    """The frozen policy of a version, and the release that it was frozen for."""
+    """The frozen policy of a version, and its release."""
 
     release_id: str
     policy: ReleasePolicy
 
 
 def read_policy(store: Store, trust: Trust, model: str, version: int) -> SignedPolicy | str:
-    """Return the policy of a version, from the manifest that the registry signed; else a sentence that says why not."""
+    """Return the policy of a version from its signed manifest, else the problem as a sentence."""
     try:
         keys = trust.keys()
         signed = signed_version(store, keys, model, version)

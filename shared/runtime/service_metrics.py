@@ -1,4 +1,4 @@
-"""Exports metrics that every service has: its build, the lag of its consumers, the expiry of its certificates."""
+"""Metrics of every service: its build, the lag of its consumers, the expiry of certificates."""
 
 import asyncio
 import contextlib
@@ -25,15 +25,15 @@ _ANSWER_S: Final = 5.0
 
 
 class ServiceMetrics:
-    """The gauges of one service about itself. A gauge that cannot be read keeps its last value, logged once."""
+    """The gauges of one service. A gauge that cannot be read keeps its last value, logged once."""
 
     def __init__(self, bus: Bus, connection: Connection, certificates: dict[str, Path | None] | None = None) -> None:
         """Export the build; the rest follows with `keep_current`.
 
         Args:
-            bus: The service's connection, whose registry takes the metrics.
-            connection: The addresses of bus and store, and the certificates that they are trusted by.
-            certificates: More certificates in files, by name; None for one that is not used.
+            bus: The service's connection, with the registry of metrics.
+            connection: Addresses and certificate authorities of bus and store.
+            certificates: Files of further certificates by name; None for an unused one.
         """
         self._bus, self._connection = bus, connection
         files = {"bus-authority": connection.nats_ca, "store-authority": connection.s3_ca, **(certificates or {})}
@@ -75,7 +75,7 @@ class ServiceMetrics:
             self._failed.discard("consumers")
 
     async def read_shed(self) -> None:
-        """Export the number of telemetry messages dropped before receipt. Redelivery hides some."""
+        """Export the number of telemetry messages dropped before receipt; redeliveries hide some."""
         durables = [name for name, consumption in self._bus.consumptions.items() if consumption.stream == TELEMETRY]
         if not durables:
             return
@@ -92,7 +92,7 @@ class ServiceMetrics:
         self._failed.discard("telemetry")
 
     async def read_certificates(self) -> None:
-        """Export when the certificates expire: those in files, and those that bus and store present."""
+        """Export the expiry of certificates in files, and of those presented by bus and store."""
         for name, path in list(self._files.items()):
             try:
                 text = await asyncio.to_thread(path.read_bytes)
@@ -109,7 +109,7 @@ class ServiceMetrics:
                 self._note_failure(name, error)
 
     def _servers(self) -> dict[str, tuple[str, int, Path]]:
-        """Return the addresses that present a certificate, each with the authority that verifies it."""
+        """Return the TLS addresses by name, each with the authority that verifies it."""
         addresses, connection = {}, self._connection
         if connection.nats_ca is not None:
             url = urlsplit(connection.nats_url.split(",")[0])
@@ -126,7 +126,7 @@ class ServiceMetrics:
 
 
 async def _presented(host: str, port: int, authority: Path) -> datetime:
-    """Return when the certificate of a server expires; the bus, too, begins with the handshake."""
+    """Return the expiry of a server's certificate."""
     context = ssl.create_default_context(cafile=str(authority))
     async with asyncio.timeout(_ANSWER_S):
         _, writer = await asyncio.open_connection(host, port, ssl=context)

@@ -90,10 +90,9 @@ def _add_trace(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any
 
 
 class JsonLinesExporter(SpanExporter):
-    """Appends spans to a file, one JSON object per line, so that a release can be traced without a collector.
+    """Appends spans to a file, one JSON object per line, for traces without a collector.
 
-    A file of more than `limit_bytes` gets the suffix `.1`, in place of an earlier one, and a new one is begun. Several
-    processes may write to it.
+    A file above `limit_bytes` is renamed with the suffix `.1`, replacing an earlier one. Several processes may write.
     """
 
     def __init__(self, path: Path, limit_bytes: int = 32 * 1024 * 1024) -> None:
@@ -115,7 +114,7 @@ class JsonLinesExporter(SpanExporter):
 
 
 def tracer_provider(service: str, connection: Connection) -> TracerProvider:
-    """Return the process's tracer provider; it sends spans to the file and the collector that the settings name."""
+    """Return the process's tracer provider, which exports to the file and the collector in the settings."""
     sampler = ParentBased(TraceIdRatioBased(connection.trace_sample_ratio))
     provider = TracerProvider(
         resource=Resource.create(

@@ -1,7 +1,7 @@
-"""The client of a target: streams text deltas, over gRPC from Triton, with deadlines; streams that it leaves end.
+"""The client of a target: text generation, scoring and probes, over gRPC to Triton or HTTP to attached servers.
 
-If the model's process dies during a stream, Triton keeps the stream open for ever and still reports READY: only the
-deadlines here detect it.
+If the model's process dies during a stream, Triton keeps the stream open and still reports READY: only the deadlines
+here detect it.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.tensors import Delta, build_request, raw_outputs, read_delta, read_json
 
 ABORTED: Final = frozenset({"abort", "error"})
-"""Finish reasons of an answer that the engine aborted."""
+"""Finish reasons of aborted answers."""
 
 PROMPT_LOGPROBS: Final = "prompt_logprobs"
 
@@ -35,7 +35,7 @@ class Deadlines:
 
 
 def is_api_server(channel: Any) -> bool:
-    """Return whether a channel leads to a server of the OpenAI API (`HttpChannel`), and not by gRPC to a Triton."""
+    """Return whether a channel is an `HttpChannel` to a server of the OpenAI API, not a gRPC channel to a Triton."""
     return hasattr(channel, "stream_api")
 
 
@@ -58,7 +58,7 @@ async def generate(
         sampling: the engine's sampling parameters (`max_tokens`, `temperature`, `stop` …).
         deadlines: time limits of the engine's silence.
         logprobs: request the log-probabilities of the generated tokens, too.
-        cache_salt: only requests with the same one share cached prefixes; the model must have this input.
+        cache_salt: only requests with the same salt share cached prefixes.
 
     Yields:
         Pieces in order; the last one carries the finish reason.
@@ -167,8 +167,8 @@ async def _read_to_end(responses: AsyncGenerator[Any, None], limit_s: float = EN
 async def _wait_for_end(call: Any) -> None:
     """Wait, up to a time limit, until the server ends a call after its last response.
 
-    Cancelling a call that is about to end is a race inside Triton, which may then use freed memory: seen as SIGSEGV
-    in ModelStreamInferHandler::Process and as `double free or corruption` (triton-inference-server/server 7368, 8034).
+    Cancelling a call near its end is a race in Triton, which may use freed memory: SIGSEGV in
+    ModelStreamInferHandler::Process, `double free or corruption` (triton-inference-server/server 7368, 8034).
     """
     import grpc
 
@@ -202,7 +202,7 @@ _ending: set[asyncio.Task[None]] = set()
 
 
 def _end_later(stream: AsyncGenerator[Any, None]) -> None:
-    """Read a stream to its end in the background: it is short, and no caller needs the rest."""
+    """Read a short stream to its end in the background."""
 
     async def end() -> None:
         async with contextlib.aclosing(stream):
@@ -216,8 +216,8 @@ def _end_later(stream: AsyncGenerator[Any, None]) -> None:
 def classify_engine_error(message: str, triton_name: str) -> SlipwayError:
     """Return the error for an error message in a stream; our backends begin it with a stable code.
 
-    Phrases are matched only if there is no code: after a code they may come from the caller's text. The detail
-    `not_loaded` shows that the server answers and has not loaded the target.
+    Phrases are matched only without a code, after which the text may be the caller's. The detail `not_loaded` means
+    that the server answers without the target.
     """
     code, _, rest = message.partition(": ")
     if code == "bad_request":
@@ -250,7 +250,7 @@ def classify_rpc_error(error: Any, triton_name: str) -> SlipwayError:
 
 
 def silence_error(triton_name: str, limits: Deadlines, *, has_started: bool) -> Transient:
-    """Return the error of a stream that was silent too long; its detail `silent_s` shows that no death was reported."""
+    """Return the error of a stream that was silent too long, with the detail `silent_s`."""
     if has_started:
         return Transient(
             "engine_dead",

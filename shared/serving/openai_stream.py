@@ -1,7 +1,6 @@
 """Requests of the OpenAI API to a target on Triton, and the parts of their answers, as tensors.
 
-The engine's own bytes come back, with a record of what it did for them. The tensors are documented in the backends'
-`engine_tensors`.
+`engine_tensors` of the backends documents the tensors.
 """
 
 import json
@@ -20,13 +19,13 @@ class ApiRequest:
     Attributes:
         method, path: as in HTTP; the path without a query.
         body: the JSON body, undecoded.
-        deadline_s: seconds that the whole answer may take.
+        deadline_s: time limit of the whole answer, in seconds.
         request_id: for the logs of Triton and of the engine.
-        model: the name that the answer has for the model; None for the engine's own.
-        cache_salt: only requests with the same salt share cached prefixes; None for all without one.
-        traceparent: the span that a server's own spans belong below, in W3C's form; None without a trace.
-        holder: a pseudonym of the caller, whose large bodies take turns with other callers'.
-        fingerprint: the answers' `system_fingerprint`, if the server cannot set it; empty: the server's.
+        model: model name in the answer; None for the engine's own.
+        cache_salt: only requests with the same salt share cached prefixes.
+        traceparent: W3C parent of the server's spans; None without a trace.
+        holder: pseudonym of the caller, for turns among callers.
+        fingerprint: `system_fingerprint` of answers from servers that cannot set it; empty for the server's.
     """
 
     method: str
@@ -46,8 +45,8 @@ class ApiPiece:
     """A part of an answer.
 
     Attributes:
-        body: bytes of the body; empty if the part reports progress only.
-        record: what the engine did for the request since the last part: see the backend's `openai_record`.
+        body: bytes of the body; empty in a progress report.
+        record: the engine's work since the last part (`openai_record` of the backend).
         status, headers: with the first part that has bytes; `status` is None in all others.
     """
 
@@ -62,10 +61,10 @@ class FramedPiece(NamedTuple):
 
     Attributes:
         request_id: the Triton request id.
-        number: the parts of that answer before this one.
+        number: the number of earlier parts of that answer.
         piece: the part.
-        is_last: no other follows.
-        error: what failed, in place of a part; empty if nothing did.
+        is_last: whether the answer ends with this part.
+        error: the failure in place of a part; empty without one.
     """
 
     request_id: str
@@ -101,7 +100,7 @@ def build_message(triton_name: str, request: ApiRequest, triton_id: str, stream:
 
 
 def build_abort(triton_name: str, triton_id: str) -> Any:
-    """Return the ModelInferRequest that aborts a request; nothing comes back for it."""
+    """Return the ModelInferRequest that aborts a request, without a reply."""
     order = {"http_request": json.dumps({"abort": triton_id})}
     return build_request(triton_name, order, request_id=f"{triton_id}-abort", empty_final=False)
 

@@ -14,11 +14,11 @@ class Delta:
     """A piece of an answer.
 
     Attributes:
-        text: new text; it may be empty while a character is incomplete, and in the last piece.
+        text: new text; empty while a character is incomplete, and in the last piece.
         finish_reason: `stop`, `length` … in the last piece, else None.
-        input_tokens: tokens of the whole prompt.
+        input_tokens: tokens of the prompt.
         output_tokens: tokens generated since the previous piece.
-        logprobs: log-probability of each of these tokens, in nats, if requested and supported by the engine.
+        logprobs: log-probability of each of these tokens, in nats, if requested.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Opens model folders outside the store: on disk below allowed roots, or in a model hub's repository at a commit."""
+"""Model folders outside the store: on disk below allowed roots, or in a hub's repository at a commit."""
 
 import errno
 import hashlib
@@ -24,7 +24,7 @@ from shared.storage.transfer import Count
 
 T = TypeVar("T")
 OnBytes = Callable[[int], None]
-"""Called with bytes as they are read; a negative number takes back those of a download that starts over."""
+"""Called with the number of bytes read; negative when a download starts over."""
 Report = Callable[[float, float], None]
 """Called with bytes done and bytes in all, from any thread, one call at a time."""
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -39,14 +39,14 @@ class Source(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """List the names of the files that are copied, sorted."""
+        """Return the names of the files to copy, sorted."""
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of all these files together."""
+        """Return the total size of these files."""
 
     def fetch(self, name: str, into: Path, count: OnBytes | None = None) -> Path:
-        """Copy one file into an empty folder and return its path there."""
+        """Copy one file into an empty folder and return the copy's path."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Quota:
 
 
 class DiskFolder:
-    """A folder on disk. Links may lead anywhere below the allowed roots and nowhere else."""
+    """A folder on disk; links may only lead below the allowed roots."""
 
     def __init__(self, uri: str, roots: tuple[Path, ...], quota: Quota | None = None) -> None:
         self.uri = uri
@@ -89,7 +89,7 @@ class DiskFolder:
     def fetch(self, name: str, into: Path, count: OnBytes | None = None) -> Path:
         """Copy one file into a folder and return the copy's path.
 
-        The path is checked against the allowed folders after opening, so that replacing a link cannot bypass the check.
+        The opened file is checked against the allowed roots, so that replacing a link cannot bypass the check.
         """
         with _readable(f"{self.uri}/{name}"):
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -147,7 +147,7 @@ class Sources:
         self.quota = Quota(settings.source_max_bytes, settings.source_max_files)
 
     def open(self, uri: str) -> Source:
-        """Return an open folder; a branch or tag is followed to its commit, which the source's own `uri` then names.
+        """Return an open folder; a branch or tag is resolved to its commit, in the source's `uri`.
 
         Raises:
             Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large.
@@ -166,10 +166,10 @@ class Sources:
 
 
 def choose(uri: str, names: list[str]) -> tuple[str, ...]:
-    """Return the names of the files that are copied, sorted.
+    """Return the names of the files to copy, sorted.
 
     Raises:
-        Permanent: pickle_refused or artifact_not_found when no weights are among them.
+        Permanent: pickle_refused or artifact_not_found without safetensors weights.
     """
     chosen = tuple(sorted(name for name in names if travels(name)))
     if any(is_weights(name) for name in chosen):
@@ -183,13 +183,13 @@ def choose(uri: str, names: list[str]) -> tuple[str, ...]:
 def read_folder(
     source: Source, scratch: Path, keep: Callable[[Path, str], FileEntry], count: OnBytes | None = None
 ) -> FolderManifest:
-    """Pass each file of a folder to `keep` and return the manifest; `scratch` holds at most one file at a time.
+    """Pass each file of a folder to `keep` and return the manifest; `scratch` holds one file at a time.
 
     Args:
         source: The folder.
-        scratch: An empty folder on a disk that the largest file fits on.
+        scratch: An empty folder with space for the largest file.
         keep: Called with a file and its name; returns its entry in the manifest.
-        count: Called with bytes as they are read from the source.
+        count: Called with the number of bytes read.
     """
     entries = []
     for name in source.names:
@@ -202,14 +202,14 @@ def read_folder(
 def store_folder(
     store: Store, source: Source, scratch: Path, prefix: str = "", report: Report | None = None
 ) -> FolderManifest:
-    """Copy each file of a folder into the store as a blob and return the manifest, which is not committed yet.
+    """Copy each file of a folder into the store as a blob, and return the uncommitted manifest.
 
     Args:
         store: The object store.
         source: The folder.
-        scratch: An empty folder on a disk that the largest file fits on.
-        prefix: Of the blobs' keys.
-        report: Called with bytes done and bytes in total; a byte counts half when it is read, and half when stored.
+        scratch: An empty folder with space for the largest file.
+        prefix: Prefix of the blobs' keys.
+        report: Called with bytes done and in total; a byte counts half when read, and half when stored.
     """
     total = 2 * source.size_bytes
     # a folder on disk may grow meanwhile
@@ -234,14 +234,14 @@ def describe_file(path: Path, name: str) -> FileEntry:
 def bring(
     store: Store, sources: Sources, ref: ArtifactRef, scratch_root: Path, report: Report | None = None
 ) -> ArtifactRef:
-    """Copy a folder from outside into the store and return the ref of its manifest there; once for each digest.
+    """Copy a folder from outside into the store, once for each digest, and return the ref of its manifest.
 
     Args:
         store: The object store.
-        sources: What may be read outside of it.
-        ref: Its name there and its digest.
-        scratch_root: A folder on a disk that the largest file fits on.
-        report: Called as by `store_folder`; never when the folder is in the store already.
+        sources: The allowed sources.
+        ref: URI and digest of the folder.
+        scratch_root: A folder with space for the largest file.
+        report: As in `store_folder`; not called if the folder is stored already.
 
     Raises:
         Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large, digest_mismatch.
@@ -270,7 +270,7 @@ def bring(
 
 
 def parsed(parse: Callable[[str], T], uri: str) -> T:
-    """Parse a URI; raise Permanent uri_not_allowed with the reason if it is invalid."""
+    """Return a parsed URI; raise Permanent uri_not_allowed if it is invalid."""
     try:
         return parse(uri)
     except ValueError as error:
@@ -278,7 +278,7 @@ def parsed(parse: Callable[[str], T], uri: str) -> T:
 
 
 def resolved(path: Path) -> Path:
-    """Follow all links; raise OSError ELOOP when they lead in a circle, which Python 3.11 calls a RuntimeError."""
+    """Return a path with links resolved; raise OSError ELOOP for a loop, in Python 3.11 a RuntimeError."""
     try:
         return path.resolve()
     except RuntimeError as error:
