@@ -16,7 +16,7 @@ from engine_tensors import Ask, HttpAsk, HttpPiece, Piece, render, render_frame
 FRAME_BYTES = 2**20
 """Bytes of bodies after which a frame is sent at once."""
 CARRIERS = 3
-"""Requests by which a frame is tried to be sent, before the answers in it fail."""
+"""Number of requests tried as carriers of a frame before its answers fail."""
 
 
 class Reply:
@@ -27,13 +27,13 @@ class Reply:
     """
 
     def __init__(self, request: Any) -> None:
-        """Take the response sender of a request."""
+        """Use the response sender of a request."""
         self._sender = request.get_response_sender()
         self._ended = False
         self.request_id: str = request.request_id()
 
     def is_cancelled(self) -> bool:
-        """Return whether the client cancelled; False for a stream that has ended, or if that cannot be asked now."""
+        """Return whether the client cancelled; False after the end, or if Triton cannot be asked."""
         try:
             return not self._ended and self._sender.is_cancelled()
         except Exception:  # noqa: BLE001 - the loop that asks for all requests must go on
@@ -52,11 +52,11 @@ class Reply:
         return self._ended
 
     def send_frame(self, response: Any) -> None:
-        """Send parts of several answers; the stream must not have ended."""
+        """Send a frame; the stream must not have ended."""
         self._sender.send(response)
 
     def finish(self) -> None:
-        """Close a stream that ends without a last part (the request was cancelled)."""
+        """Close the stream of a cancelled request, without a last part."""
         self._end(None)
 
     def fail(self, code: str, message: str) -> None:
@@ -104,10 +104,7 @@ class FramedReply:
         frame.answers += 1
 
     def is_cancelled(self) -> bool:
-        """Return whether nothing more should be generated: the client cancelled, or a part of the answer was lost.
-
-        False for an answer that has ended.
-        """
+        """Return whether to stop generating: the client cancelled, or a part was lost; False after the end."""
         return self._lacks_part or self.reply.is_cancelled()
 
     def send_http(self, piece: HttpPiece) -> None:
@@ -118,7 +115,7 @@ class FramedReply:
         self._add(row, piece.body, last=piece.last)
 
     def finish(self) -> None:
-        """End an answer that has no last part, at once."""
+        """End an answer without a last part, at once."""
         self._end({"record": {}})
 
     def fail(self, code: str, message: str) -> None:
@@ -131,7 +128,7 @@ class FramedReply:
             self._frame.flush()
 
     def _add(self, row: dict[str, Any], body: bytes, *, last: bool) -> None:
-        """Put a part into the frame; one that cannot be encoded fails its answer and no other."""
+        """Put a part into the frame; a part that cannot be encoded fails its own answer only."""
         if self._ended:
             return
         head = {"id": self.request_id, "number": self._number}
@@ -146,7 +143,7 @@ class FramedReply:
         self._frame.add(self, encoded, body, last=last)
 
     def close(self, lost: Exception | None) -> None:
-        """End the response stream after the last part, or with an error if a part was lost."""
+        """End the response stream, with an error if a part was lost."""
         self._ended = True
         try:
             if lost is None:
@@ -159,7 +156,7 @@ class FramedReply:
 
 
 class _Frame:
-    """The parts that one gRPC stream gets with the next response."""
+    """The parts in the next response of one gRPC stream."""
 
     def __init__(self, close: Callable[[], Any]) -> None:
         self.answers = 0  # that have not ended
@@ -180,7 +177,7 @@ class _Frame:
             self.flush()
 
     def flush(self) -> None:
-        """Send the waiting parts through one of its requests, and end requests whose last part is among them."""
+        """Send the waiting parts, and end the requests with their last part among them."""
         if not self._parts:
             return
         parts, self._parts, self._bytes = self._parts, [], 0
@@ -198,7 +195,7 @@ class _Frame:
                 self._close()
 
     def _send(self, replies: Sequence[FramedReply], rows: Sequence[str], bodies: Sequence[bytes]) -> Exception | None:
-        """Send a frame by the first request that can; return the error of the last one that could not."""
+        """Send a frame through one of its requests; return the last error if none can."""
         lost: Exception | None = RuntimeError("all of its requests have ended")
         carriers = [reply.reply for reply in replies if not reply.reply.has_ended]
         for carrier in carriers[:CARRIERS]:

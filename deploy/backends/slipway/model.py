@@ -5,10 +5,10 @@ in the engine; every stream ends with the final flag, also if the engine is dead
 
 ``parameters`` of config.pbtxt:
     model_dir: folder of the Hugging Face model (required).
-    device: `cpu` (the default) or `gpu`: which defaults hold.
+    device: `cpu` (the default) or `gpu`, for the defaults.
     engine_args: JSON object of vLLM engine arguments, over the defaults of `engine_environment`.
     environment: JSON object of environment variables for vLLM (only ``VLLM_*`` and ``OMP_*``).
-    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` as answers name them, `tool_parser`,
+    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` of answers, `tool_parser`,
         `reasoning_parser`, `template_options`, and `limits` (see `openai_limits.CostLimits`).
 """
 
@@ -200,10 +200,10 @@ def _schema_check(llm: Any) -> schema_check.SchemaCheck | None:
 
 
 def _drop_frames(error: BaseException | None) -> None:
-    """Drop the frames that an error references.
+    """Drop the frames of an error.
 
-    vLLM keeps the error that killed it. Its frames reference response senders, which would outlive Triton's shared
-    memory, and the stub would crash at exit.
+    vLLM keeps a fatal error. Its frames reference response senders, which would outlive Triton's shared memory and
+    crash the stub at exit.
     """
     while error is not None:
         error.__traceback__ = None

@@ -6,16 +6,16 @@ artifact fails the load.
 ``parameters`` of config.pbtxt:
     model_dir: folder with a config.json (required).
     tokens: length of an answer if the request names none (default 8).
-    token_delay_ms: pause before each token, the same for all answers after their first one (default 0).
+    token_delay_ms: pause before each token (default 0).
     load_delay_ms: pause while loading (default 0).
     fail_load: when "true", loading fails.
-    crash_text: a prompt that contains this text kills the stub with SIGKILL.
-    dead_text: a prompt that contains this text simulates a dead engine: every later request is an engine_dead error.
-    mute_text: a prompt that contains this text is answered with empty text.
-    template_fails_text, fail_text, break_text: prompts that fail in the OpenAI API: see `toy_api`.
-    context_tokens: tokens of a prompt and its answer in the OpenAI API (default: the model's, or 4096).
-    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` as answers name them, and `limits`.
-    token_nll: negative log-likelihood of each token of a prompt, in nats (default 2); enables scoring in the metadata.
+    crash_text: in a prompt, kills the stub with SIGKILL.
+    dead_text: in a prompt, simulates a dead engine: every later request is an engine_dead error.
+    mute_text: in a prompt, makes the answer empty.
+    template_fails_text, fail_text, break_text: see `toy_api`.
+    context_tokens: limit of prompt and answer in the OpenAI API (default: the model's, or 4096).
+    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` of answers, and `limits`.
+    token_nll: negative log-likelihood of each token of a prompt, in nats (default 2).
     answer_nll: negative log-likelihood of each token of an answer, in nats (default 0.5).
 """
 

@@ -61,15 +61,15 @@ class Asked:
 
     Attributes:
         kind: `chat` or `completion`.
-        prompts: texts; a prompt of token ids is their numbers.
-        prompt_tokens: of all prompts together.
-        answers: to each prompt.
-        length: tokens of an answer that no stop sequence ends.
-        reason: why it ends there: `length` at a limit, `stop` at the length that the engine's parameters name.
-        min_tokens: before these, no stop sequence counts.
+        prompts: texts; token ids as numbers.
+        prompt_tokens: tokens of all prompts.
+        answers: number of answers to each prompt.
+        length: tokens of an answer without a stop sequence.
+        reason: finish reason at this length: `length` at a limit, else `stop`.
+        min_tokens: tokens before stop sequences apply.
         stops: stop sequences.
-        top: likely tokens to report at each position; None if no log-probabilities are asked for.
-        call: name and arguments of the call that each answer is; None if the answers are texts.
+        top: number of top log-probabilities at each position; None without log-probabilities.
+        call: name and arguments of the answers' call; None for texts.
     """
 
     kind: str
@@ -92,12 +92,12 @@ def read(kind: str, body: Mapping[str, Any], engine: ToyEngine, names: Sequence[
 
     Args:
         kind: `chat` or `completion`.
-        body: the JSON object, which `openai_checks.judge` has passed.
-        engine: the engine that will answer.
-        names: what the body may call the model.
+        body: the JSON object, checked by `openai_checks.judge`.
+        engine: the engine.
+        names: accepted model names.
 
     Raises:
-        RequestError: vLLM would not answer it, either.
+        RequestError: vLLM would refuse the request, too.
     """
     body = {name: value for name, value in body.items() if value is not None}
     _check_values(kind, body)
@@ -155,10 +155,10 @@ def _check_offer(body: Mapping[str, Any]) -> None:
 
 
 def _read_call(body: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the call that `tool_choice` demands: of the function that it names, or of the first one.
+    """Return the call required by `tool_choice`: of the named function, or of the first one.
 
     Raises:
-        RequestError: the tools are not functions, or the one that is named is not among them.
+        RequestError: the tools are no functions, or lack the named one.
     """
     tools, choice = body.get("tools", []), body.get("tool_choice", "auto")
     functions = [tool.get("function") if isinstance(tool, dict) else None for tool in _as_list(tools)]
@@ -179,7 +179,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _example(schema: Any, deepest: int) -> Any:
-    """Return a value that a schema allows, as far as it has `enum`, `const`, `type` and `properties`."""
+    """Return a value allowed by a schema of `enum`, `const`, `type` and `properties`."""
     if not isinstance(schema, dict) or deepest == 0:
         return {}
     if "const" in schema or schema.get("enum"):
@@ -195,7 +195,7 @@ def _example(schema: Any, deepest: int) -> Any:
 
 
 def _plan_length(kind: str, body: Mapping[str, Any], engine: ToyEngine, left: int) -> tuple[int, str]:
-    """Return the tokens of an answer, and why it ends there.
+    """Return the number of tokens of an answer, and its finish reason.
 
     Raises:
         RequestError: prompt and answer are longer than the context.
@@ -262,7 +262,7 @@ def _render(messages: Any, engine: ToyEngine) -> str:
     """Return the prompt of a conversation, in ChatML.
 
     Raises:
-        RequestError: it is no conversation, or one that the template fails for.
+        RequestError: it is no conversation, or the template fails.
     """
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages must be a list of messages, at least one.", "messages")
