@@ -27,7 +27,7 @@ from contracts import metrics as m
 from contracts.envelope import Event, plain
 from contracts.facts import Fact, WorkProgressed
 from contracts.identities import inbox_prefix
-from contracts.services import EVENTS, SERVICES, durable_name, filter_subject, stream_of
+from contracts.services import EVENTS, SERVICES, durable_name, filter_subject
 from contracts.vocabulary import Environment, canonical_json
 from shared.errors import SlipwayError
 from shared.messaging.credentials import identify
@@ -40,6 +40,7 @@ from shared.messaging.patience import PatientJetStream
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
 from shared.messaging.refusals import NotPermitted, Refusals
 from shared.messaging.running import report_running
+from shared.messaging.topology import consumer
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.runtime.metrics import counter, histogram
@@ -196,9 +197,7 @@ class Bus:
             )
         durable = durable_name(self.service, fact, environment)
         where = "staging " if environment == "staging" else ""
-        stream = stream_of(fact)
-        if stream is None:
-            raise ValueError(f"{fact.TYPE} is not stored")
+        stream, _ = consumer(self.service, fact, environment)
         self.consumptions[durable] = Consumption(fact, stream, durable, failure, perishable)
 
         def register(handler: "Handler[F]") -> "Handler[F]":
@@ -321,12 +320,6 @@ class Bus:
         event = self.envelope(Emit(progress, id=f"{cause.id}-{progress.step}-{progress.done}"), cause)
         with contextlib.suppress(NatsError, asyncio.TimeoutError):
             await self.client.publish(event.nats_subject, canonical_json(plain(event)))
-
-
-def stored_at() -> datetime | None:
-    """Return the storage time, by the bus's clock, of the message being handled; None outside a handler."""
-    received = _received.get()
-    return received.stored_at if received is not None else None
 
 
 def _has(message: RawStreamMsg, event: Event[Any]) -> bool:

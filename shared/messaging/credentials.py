@@ -60,17 +60,14 @@ async def process_pong(client: Client) -> None:
     await _process_pong(client)
 
 
-def install() -> None:
-    """Patch nats-py for every client of this process."""
-    nats.aio.client.TcpTransport = BoundedTransport  # type: ignore[attr-defined]
-    Client._read_loop = read_loop  # type: ignore[assignment,method-assign]  # noqa: SLF001
-    Client._process_pong = process_pong  # type: ignore[assignment,method-assign]  # noqa: SLF001
+# For every client of this process.
+nats.aio.client.TcpTransport = BoundedTransport  # type: ignore[attr-defined]
+Client._read_loop = read_loop  # type: ignore[assignment,method-assign]  # noqa: SLF001
+Client._process_pong = process_pong  # type: ignore[assignment,method-assign]  # noqa: SLF001
 
 
 if TYPE_CHECKING:
     from faststream.nats.security import NatsSecurity
-
-install()
 
 
 @dataclass(frozen=True)

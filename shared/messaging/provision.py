@@ -12,7 +12,7 @@ from nats.js.api import KeyValueConfig
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from contracts.identities import PROVISIONER
-from contracts.services import EVENTS, INBOX, ORDERS
+from contracts.services import EVENTS
 from shared.messaging import topology
 from shared.messaging.credentials import connect, require_identity
 from shared.runtime.settings import Connection
@@ -55,7 +55,6 @@ async def provision(
     """
     window = topology.DEDUPE_WINDOW_S if dedupe_window_s is None else dedupe_window_s
     allowed = {**topology.LIMITS, **(limits or {})}
-    inbox = await _live(js, INBOX)
     try:
         declared = topology.streams(replicas=replicas, dedupe_window_s=window, limits=allowed, event_days=event_days)
         for stream in declared:
@@ -65,9 +64,6 @@ async def provision(
             [partial(_ensure_bucket, js, bucket) for bucket in topology.buckets(replicas=replicas, limits=allowed)]
         )
     except APIError as error:
-        if inbox is not None and await _live(js, ORDERS) is None:
-            # Orders were in the inbox, and have no stream now: without this a rollback could not be ordered.
-            await js._api_request(f"$JS.API.STREAM.UPDATE.{INBOX}", json.dumps(inbox).encode(), timeout=30)  # noqa: SLF001
         if error.err_code not in _STORE_TOO_SMALL:
             raise
         raise RuntimeError(
@@ -126,16 +122,6 @@ async def _ensure_bucket(js: JetStreamContext, bucket: KeyValueConfig) -> None:
     await _ensure(js, f"KV_{bucket.bucket}", declared, partial(js.create_key_value, bucket))
 
 
-async def _live(js: JetStreamContext, name: str) -> dict[str, Any] | None:
-    """Return the server's settings of a stream; None if it does not exist."""
-    try:
-        info = await js._api_request(f"$JS.API.STREAM.INFO.{name}")  # noqa: SLF001 - see `_ensure`
-    except NotFoundError:
-        return None
-    config: dict[str, Any] = info["config"]
-    return config
-
-
 async def _ensure(
     js: JetStreamContext, name: str, declared: Mapping[str, Any], create: Callable[[], Awaitable[object]]
 ) -> None:
@@ -144,7 +130,7 @@ async def _ensure(
     An existing stream is read first: creating it again is refused if its size does not fit into the store twice. It is
     read raw, because the client would drop, and so reset, unknown settings.
     """
-    request = js._api_request  # noqa: SLF001 - see above
+    request = js._api_request  # noqa: SLF001 - raw
     try:
         info = await request(f"$JS.API.STREAM.INFO.{name}")
     except NotFoundError:

@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -67,15 +68,8 @@ def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
     from prometheus_client import CollectorRegistry
 
     registry = CollectorRegistry()
-    registry.register(_SharedMetrics())
+    registry.register(SimpleNamespace(collect=lambda: _merge("*.db")))
     return registry
-
-
-class _SharedMetrics:
-    """The metrics of all processes, added up when they are asked for."""
-
-    def collect(self) -> "Iterable[Metric]":
-        return _merge("*.db")
 
 
 def _merge(pattern: str) -> "Iterable[Metric]":

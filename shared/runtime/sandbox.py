@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shared.runtime import seccomp
+from shared.runtime.seccomp import UnavailableError
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 """System calls of Landlock, with the same numbers on all processors."""
@@ -44,10 +45,6 @@ class _Ruleset(ctypes.Structure):
 class _PathBeneath(ctypes.Structure):
     _pack_ = 1
     _fields_ = (("access", ctypes.c_uint64), ("parent", ctypes.c_int32))
-
-
-class UnavailableError(Exception):
-    """Files cannot be limited on this machine; the message says why."""
 
 
 def abi() -> int:
@@ -235,7 +232,7 @@ def _restrict_files(read: Iterable[Path], write: Iterable[Path]) -> str:
 def _deny_calls() -> str:
     try:
         seccomp.deny()
-    except seccomp.UnavailableError as error:
+    except UnavailableError as error:
         return str(error)
     return "yes"
 

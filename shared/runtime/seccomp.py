@@ -66,7 +66,7 @@ class _Comparison(ctypes.Structure):
 
 
 class UnavailableError(Exception):
-    """The filter cannot be set on this machine; the message says why."""
+    """A protection is not available on this machine; the message says why."""
 
 
 def deny() -> None:

@@ -56,40 +56,27 @@ class ServiceMetrics:
                 certificates_at_s = now_s + CERTIFICATES_EVERY_S
                 await self.read_certificates()
             await self.read_consumers()
-            await self.read_shed()
             await asyncio.sleep(EVERY_S)
 
     async def read_consumers(self) -> None:
-        """Export the pending messages of the service's consumers."""
-        if not self._bus.consumptions:
+        """Export the lag of the service's consumers, and telemetry dropped before receipt; redeliveries hide some."""
+        streams = {durable: consumption.stream for durable, consumption in self._bus.consumptions.items()}
+        if not streams:
             return
         try:
-            for durable, consumption in self._bus.consumptions.items():
-                info = await self._bus.js.consumer_info(consumption.stream, durable, timeout=_ANSWER_S)
+            last = (await self._bus.js.stream_info(TELEMETRY)).state.last_seq if TELEMETRY in streams.values() else 0
+            for durable, stream in streams.items():
+                info = await self._bus.js.consumer_info(stream, durable, timeout=_ANSWER_S)
                 self._pending.labels(durable).set(info.num_pending or 0)
                 self._unacknowledged.labels(durable).set(info.num_ack_pending or 0)
+                if stream == TELEMETRY:
+                    last -= (info.delivered.consumer_seq if info.delivered else 0) + (info.num_pending or 0)
         except (nats.errors.Error, TimeoutError, OSError) as error:
             self._note_failure("consumers", error)
         else:
+            self._shed.set(max(0, last))
             self._read_at.set(self._bus.clock.now().timestamp())
             self._failed.discard("consumers")
-
-    async def read_shed(self) -> None:
-        """Export the number of telemetry messages dropped before receipt; redeliveries hide some."""
-        durables = [name for name, consumption in self._bus.consumptions.items() if consumption.stream == TELEMETRY]
-        if not durables:
-            return
-        try:
-            last = (await self._bus.js.stream_info(TELEMETRY)).state.last_seq
-            infos = [await self._bus.js.consumer_info(TELEMETRY, name, timeout=_ANSWER_S) for name in durables]
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            self._note_failure("telemetry", error)
-            return
-        reached = sum(
-            (info.delivered.consumer_seq if info.delivered else 0) + (info.num_pending or 0) for info in infos
-        )
-        self._shed.set(max(0, last - reached))
-        self._failed.discard("telemetry")
 
     async def read_certificates(self) -> None:
         """Export the expiry of certificates in files, and of those presented by bus and store."""

@@ -41,7 +41,7 @@ class GatheredAnswer:
         """Add an event."""
         self._head = {"id": chunk.get("id"), **self._head, **{key: chunk.get(key) for key in ("created", "model")}}
         self._usage = chunk.get("usage") or self._usage
-        for part in (part for part in _listed(chunk.get("choices")) if isinstance(part, dict)):
+        for part in filter(_is_object, _list(chunk.get("choices"))):
             index = part["index"] if type(part.get("index")) is int else 0
             texts: dict[str, Any] = {"role": "assistant", "content": ""} if self._is_chat else {"text": ""}
             begun = {"index": index, **({"message": texts} if self._is_chat else texts), "logprobs": None}
@@ -58,10 +58,6 @@ class GatheredAnswer:
         """Return the answer as JSON data."""
         choices = [{"finish_reason": None, **self._choices[index]} for index in sorted(self._choices)]
         return {**self._head, "choices": choices, "usage": self._usage}
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 _DONE: Final = b"[DONE]"
