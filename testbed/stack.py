@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from clients.cli.connection import connected, find_stack
+from nats.js import JetStreamContext
+
+from clients.cli.connection import ask_bus, connected, find_stack
 from clients.cli.events.event_log import EventFilter, read_history
 from clients.cli.gateway import read_key
 from clients.cli.releases.runtimes import read_runtimes
@@ -194,6 +196,10 @@ class Stack:
         with ThreadPoolExecutor(1) as thread:  # the caller may have a loop of its own
             return thread.submit(asyncio.run, main).result()
 
+    def _ask(self, work: Callable[[JetStreamContext], Coroutine[Any, Any, T]]) -> T:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(ask_bus, find_stack(self.state), work).result()
+
     def events(
         self, name: str, model: str | None = None, environment: Environment = "production"
     ) -> list[dict[str, Any]]:
@@ -209,11 +215,11 @@ class Stack:
 
     def route(self, model: str) -> dict[str, Any]:
         """Return what serves a model in production."""
-        return self._run(read_routes(find_stack(self.state)))[model].model_dump(mode="json")
+        return self._ask(read_routes)[model].model_dump(mode="json")
 
     def runtimes(self) -> dict[str, FleetRuntime]:
         """Return the endpoints of the fleet; the first one of a runtime has its name."""
-        return {each.endpoint_name or each.name: each for each in self._run(read_runtimes(find_stack(self.state)))}
+        return {each.endpoint_name or each.name: each for each in self._ask(read_runtimes)}
 
     def publish_as(self, identity: str, *events: Event[Any]) -> None:
         """Publish events with the key of an identity."""

@@ -1,6 +1,5 @@
-"""Publishes changes by commands that cause no other event: keys, dead letters, removed objects."""
+"""Events about changes that cause no other event: keys, dead letters, removed objects."""
 
-import asyncio
 import uuid
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import nats.errors
 from nats.js import JetStreamContext
 
-from clients.cli.connection import find_stack, on_bus, sender_of
+from clients.cli.connection import ask_bus, find_stack, sender_of
 from clients.cli.output import CommandError, warn
 from contracts.envelope import ID_NAMESPACE, Event, source_of
 from contracts.facts import AuditRecorded
@@ -17,21 +16,21 @@ from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 
 ALL_MODELS = "all-models"
-"""The model of an event about none."""
+"""The model in events about no model."""
 
 
 async def state_change(js: JetStreamContext, sender: str, action: str, about: str, details: dict[str, Any]) -> None:
-    """Publish, with the credential of this command, that it changes something.
+    """Publish a change by this command for the audit log.
 
     Args:
         js: The bus.
-        sender: The identity whose key this command uses.
-        action: What, such as `key.add`.
-        about: To what: an identity, a team, a message.
-        details: What else matters; no secrets.
+        sender: The identity of this command.
+        action: Name of the change, such as `key.add`.
+        about: The changed identity, team or message.
+        details: Further facts without secrets.
 
     Raises:
-        Transient: The bus does not take it.
+        Transient: The bus does not store the event.
     """
     now = SystemClock().now()
     fact = AuditRecorded(action=action, about=about[:200], occurred_at=now, details=details)
@@ -50,13 +49,8 @@ async def state_change(js: JetStreamContext, sender: str, action: str, about: st
 
 def key_change(state: Path, action: str, about: str, details: dict[str, Any]) -> None:
     """Publish a change of the keys of the stack in a state folder; warn if its bus does not take it."""
-
-    async def publish() -> None:
-        stack = find_stack(state)
-        async with on_bus(stack) as js:
-            await state_change(js, sender_of(stack), action, about, details)
-
     try:
-        asyncio.run(publish())
+        stack = find_stack(state)
+        ask_bus(stack, lambda js: state_change(js, sender_of(stack), action, about, details))
     except (CommandError, SlipwayError, OSError, ValueError, nats.errors.Error) as error:
         warn(f"{action} {about} is not in the audit log, because the bus did not take it ({error})")

@@ -30,7 +30,7 @@ CONNECT_S = 3.0
 
 @dataclass(frozen=True)
 class StackAddress:
-    """The address of a stack: bus, store, console, gateway with the file of a key for it, and a name for messages."""
+    """The addresses and credentials of a stack, and its name in messages."""
 
     connection: Connection
     gateway_url: str | None
@@ -40,20 +40,20 @@ class StackAddress:
     console_url: str | None = None
     console_credentials: Path | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
-    """Ports of a stack on this machine: its routes name them."""
+    """Ports of a stack on this machine, by part."""
     tritons: int = 1
     """Tritons of the default runtime of a stack on this machine."""
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a stack that `slipway up` started on this machine."""
+        """Whether `slipway up` started the stack on this machine."""
         return bool(self.ports)
 
     def gateway_trust(self) -> ssl.SSLContext | bool:
         """Return the trust for the gateway's certificate: `gateway_ca`, by default the system's authorities.
 
         Raises:
-            CommandError: the file of the authority cannot be read.
+            CommandError: The file of the authority cannot be read.
         """
         if self.gateway_ca is None:
             return True
@@ -65,14 +65,16 @@ class StackAddress:
 
 
 def find_stack(state: Path | None) -> StackAddress:
-    """Return the address of the stack that a command works with.
+    """Return the address of the stack of a command: a state folder, or the environment.
 
     Raises:
-        CommandError: there is no stack.
+        CommandError: There is no stack.
     """
     settings = CliSettings()
     if state is None and settings.nats_url is not None:
-        return _explicit(settings, settings.nats_url)
+        key, trusted, console = settings.gateway_key, settings.gateway_ca, settings.console_url
+        named = (Connection(), settings.gateway_url, settings.nats_url, key, trusted, console)
+        return StackAddress(*named, settings.console_credentials)
     return _of_folder(StateFolder(state if state is not None else settings.state))
 
 
@@ -88,36 +90,24 @@ def _of_folder(folder: StateFolder) -> StackAddress:
     refusal = foreign_data(description, folder.path)
     if refusal is not None:
         raise CommandError(refusal)
-    values = description.variables
-    connection = Connection(
-        nats_url=values["SLIPWAY_NATS_URL"],
-        nats_credentials=Path(values["SLIPWAY_NATS_CREDENTIALS"]),
-        nats_ca=Path(values["SLIPWAY_NATS_CA"]),
-        attesters=Path(values["SLIPWAY_ATTESTERS"]),
-        s3_endpoint=values["SLIPWAY_S3_ENDPOINT"],
-        s3_credentials=Path(values["SLIPWAY_S3_CREDENTIALS"]),
-        s3_ca=Path(values["SLIPWAY_S3_CA"]),
-        s3_bucket=values["SLIPWAY_S3_BUCKET"],
-        replicas=int(values["SLIPWAY_REPLICAS"]),
-        state_dir=folder.path,
-    )
+    values = {name.removeprefix("SLIPWAY_").lower(): value for name, value in description.variables.items()}
     return StackAddress(
-        connection,
-        values["SLIPWAY_GATEWAY_URL"],
+        Connection.model_validate({**values, "state_dir": folder.path}),
+        values["gateway_url"],
         folder.shown,
-        Path(values["SLIPWAY_GATEWAY_KEY"]),
-        console_url=values["SLIPWAY_CONSOLE_URL"],
-        console_credentials=Path(values["SLIPWAY_CONSOLE_CREDENTIALS"]),
+        Path(values["gateway_key"]),
+        console_url=values["console_url"],
+        console_credentials=Path(values["console_credentials"]),
         ports=description.ports,
         tritons=description.tritons,
     )
 
 
 def sender_of(stack: StackAddress) -> str:
-    """Return the identity whose key commands publish with, which is whose order it is.
+    """Return the identity of the command's credential, the sender of its orders.
 
     Raises:
-        CommandError: the credential cannot be read, or names no identity.
+        CommandError: The credential cannot be read, or names no identity.
     """
     try:
         name = identify(stack.connection).name
@@ -131,23 +121,11 @@ def sender_of(stack: StackAddress) -> str:
     return name
 
 
-def read_credential(stack: StackAddress) -> Credential:
-    """Return the credential that the stack's commands use.
-
-    Raises:
-        CommandError: There is none, or it is not one of `slipway keys`.
-    """
-    path = stack.connection.nats_credentials
-    if path is None:
-        raise CommandError("name the file of a credential in SLIPWAY_NATS_CREDENTIALS")
-    return credential_in(path)
-
-
 def credential_in(path: Path) -> Credential:
     """Return the credential in a file.
 
     Raises:
-        CommandError: It has none of `slipway keys`.
+        CommandError: The file cannot be read, or was not made by `slipway keys`.
     """
     try:
         return Credential.from_text(path.read_text())
@@ -155,34 +133,15 @@ def credential_in(path: Path) -> Credential:
         raise CommandError(f"{path} is no readable credential of `slipway keys`: {error}") from error
 
 
-def _explicit(settings: CliSettings, name: str) -> StackAddress:
-    unknown = Connection.model_fields["s3_endpoint"].default
-    connection = Connection(
-        nats_url=settings.nats_url or "",
-        nats_credentials=settings.nats_credentials,
-        nats_ca=settings.nats_ca,
-        attesters=settings.attesters,
-        s3_endpoint=settings.s3_endpoint or unknown,
-        s3_credentials=settings.s3_credentials,
-        s3_ca=settings.s3_ca,
-        s3_bucket=settings.s3_bucket,
-        s3_region=settings.s3_region,
-    )
-    key, trusted = settings.gateway_key, settings.gateway_ca
-    return StackAddress(
-        connection, settings.gateway_url, name, key, trusted, settings.console_url, settings.console_credentials
-    )
-
-
 class _Watching:
-    """Leaves a server that is cut off from the others of its cluster, if its user may ask about the event log."""
+    """Leaves a server that is cut off from its cluster, if the identity may ask for the state of the event log."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
         self._has_asked = False
 
     def begin(self, client: Client) -> None:
-        """Watch a connection to a server of a cluster, until it is closed."""
+        """Watch a connection to a cluster until it is closed."""
         if not client._server_info.get("cluster"):  # noqa: SLF001 - nats-py has no public name for it
             return
         from shared.messaging.isolation import EVERY_S, Isolation  # what commands on one server do without
@@ -197,21 +156,21 @@ class _Watching:
         self._task = asyncio.create_task(Isolation(client, ask, report).watch())
 
     async def note(self, errors: Refusals, error: Exception) -> None:
-        """Handle an error of the client: without permission for the check, the connection keeps its server."""
+        """Handle an error of the client; without permission for the check the connection keeps its server."""
         if f'"$js.api.stream.info.{EVENTS}"'.lower() in str(error).lower() and self._task and self._has_asked:
             self.end()  # further ones are of the command's own request, and end it
             return
         await errors.note(error)
 
     def end(self) -> None:
-        """Watch no more."""
+        """End the watch."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
 
 class CommandClient(Client):
-    """A connection whose reads of a cluster are asked again while its servers choose a leader."""
+    """A connection that repeats reads from a cluster while its servers elect a leader."""
 
     def jetstream(self, **options: Any) -> JetStreamContext:
         """Return JetStream with these options of `Client.jetstream`."""
@@ -239,10 +198,10 @@ def _no_answer(stack: StackAddress, error: Exception) -> CommandError:
 
 @asynccontextmanager
 async def connected(stack: StackAddress) -> AsyncIterator[Client]:
-    """Connect to the message bus for the duration of the block; reconnect if the bus restarts meanwhile.
+    """Connect to the message bus for the duration of the block; reconnect after a restart of the bus.
 
     Raises:
-        CommandError: the bus does not answer, or does not permit what the block does.
+        CommandError: The bus does not answer, or refuses a request of the block.
     """
     refused: list[str] = []
     running = asyncio.current_task()
@@ -285,13 +244,13 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def on_bus(stack: StackAddress) -> AsyncIterator[JetStreamContext]:
-    """Connect as `connected`; return JetStream, whose requests wait for an answer for 10 s."""
+    """Connect as `connected`; yield JetStream with a request timeout of 10 s."""
     async with connected(stack) as client:
         yield client.jetstream(timeout=10)
 
 
 def ask_bus(stack: StackAddress, work: Callable[[JetStreamContext], Coroutine[Any, Any, T]]) -> T:
-    """Return the result of requests to the bus over a new connection."""
+    """Return the result of work on a new connection to the bus."""
 
     async def ask() -> T:
         async with on_bus(stack) as js:

@@ -1,11 +1,11 @@
-"""Declarations in files: policies, teams, key scopes, mirrors, attachments. Read with lines, compared as JSON."""
+"""Policies, teams, key scopes, mirrors and attachments as YAML or JSON files declare them, with their lines."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clients.cli.declared_state import Key, Kind
 from clients.cli.errors import CommandError, Exit
@@ -15,17 +15,51 @@ from contracts.api_keys import ApiKey, KeyLimits, KeyName
 from contracts.attachments import Attachment
 from contracts.mirrors import Mirror
 from contracts.policy import ReleasePolicy
-from contracts.teams import Team, TeamName, TeamQuota
+from contracts.teams import TeamName, TeamQuota
 from contracts.vocabulary import Environment, Instant, ModelName
 from decisions.policies.problems import list_problems
 
-KINDS = ("Policy", "Team", "ApiKey", "Mirror", "Attachment")
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_FILES = 1000
+COMPARED: Final[Mapping[Kind, Callable[[Any], dict[str, Any]]]] = {
+    "Policy": lambda policy: policy.model_dump(mode="json"),
+    "Team": lambda team: {
+        "models": sorted(team.models),
+        "quota": team.quota.model_dump(mode="json", exclude_none=True),
+    },
+    "ApiKey": lambda key: {
+        "models": sorted(key.models),
+        "team": key.team,
+        "environments": sorted(key.environments),
+        "limits": key.limits.model_dump(mode="json", exclude_none=True),
+        "expires_at": None if key.expires_at is None else key.expires_at.isoformat(),
+    },
+    "Mirror": lambda mirror: {
+        "models": sorted(mirror.models),
+        "without": sorted(mirror.without),
+        "paused": mirror.paused,
+    },
+    "Attachment": lambda attachment: attachment.model_dump(mode="json", include={"groups", "adapters"}),
+}
+"""The data by which a declaration and the installation's record are compared, by kind."""
 
 
-class _Declared(BaseModel):
+class Declared(BaseModel):
+    """A declaration: a record of the installation with its kind, and no field that the contract does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+    NAMED_BY: ClassVar[str] = "name"
+
+    kind: Kind
+
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return (self.kind, getattr(self, self.NAMED_BY))
+
+    def record(self) -> Any:
+        """Return the record to compare, and to store unless it is a team or the scope of keys."""
+        return self
 
 
 class _Limits(KeyLimits):
@@ -36,28 +70,21 @@ class _Quota(TeamQuota):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DeclaredPolicy(_Declared):
+class DeclaredPolicy(Declared):
     """The stored policy of a model."""
+
+    NAMED_BY = "model"
 
     kind: Literal["Policy"]
     model: ModelName
     policy: ReleasePolicy
 
-    @property
-    def key(self) -> Key:
-        """Kind and name."""
-        return ("Policy", self.model)
-
-    def as_data(self) -> dict[str, Any]:
-        """Return it as it is compared."""
-        return policy_data(self.policy)
-
     def record(self) -> ReleasePolicy:
-        """Return it as it is stored."""
+        """Return the policy."""
         return self.policy
 
 
-class DeclaredTeam(_Declared):
+class DeclaredTeam(Declared):
     """A team, its models and its quota; members are made with `slipway keys add`."""
 
     kind: Literal["Team"]
@@ -65,17 +92,8 @@ class DeclaredTeam(_Declared):
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
     quota: _Quota = _Quota()
 
-    @property
-    def key(self) -> Key:
-        """Kind and name."""
-        return ("Team", self.name)
 
-    def as_data(self) -> dict[str, Any]:
-        """Return it as it is compared."""
-        return team_data(self)
-
-
-class DeclaredApiKey(_Declared):
+class DeclaredApiKey(Declared):
     """The scope of the valid API keys of a name; no file holds a key."""
 
     kind: Literal["ApiKey"]
@@ -89,101 +107,62 @@ class DeclaredApiKey(_Declared):
     @model_validator(mode="after")
     def _opens_something(self) -> "DeclaredApiKey":
         if not self.models and self.team is None:
-            msg = "a key that opens all models of the installation is not declared in files: name models or a team"
-            raise ValueError(msg)
+            raise ValueError(
+                "a key that opens all models of the installation is not declared in files: name models or a team"
+            )
         return self
 
-    @property
-    def key(self) -> Key:
-        """Kind and name."""
-        return ("ApiKey", self.name)
 
-    def as_data(self) -> dict[str, Any]:
-        """Return it as it is compared."""
-        return scope_data(self)
-
-
-class DeclaredMirror(Mirror):
+class DeclaredMirror(Mirror, Declared):
     """Which models a registry outside shows; its address and secrets are settings of the mirror."""
 
     model_config = ConfigDict(extra="forbid")
+    NAMED_BY = "registry"
 
     kind: Literal["Mirror"]
 
-    @property
-    def key(self) -> Key:
-        """Kind and name."""
-        return ("Mirror", self.registry)
-
     def record(self) -> Mirror:
-        """Return it as it is stored."""
+        """Return the mirror without its kind."""
         return Mirror.model_validate(self.model_dump(exclude={"kind"}))
 
-    def as_data(self) -> dict[str, Any]:
-        """Return it as it is compared."""
-        return mirror_data(self)
 
-
-class DeclaredAttachment(Attachment):
+class DeclaredAttachment(Attachment, Declared):
     """The servers that a model is released into."""
 
     model_config = ConfigDict(extra="forbid")
+    NAMED_BY = "model"
 
     kind: Literal["Attachment"]
 
-    @property
-    def key(self) -> Key:
-        """Kind and name."""
-        return ("Attachment", self.model)
-
     def record(self) -> Attachment:
-        """Return it as it is stored."""
+        """Return the attachment without its kind."""
         return Attachment.model_validate(self.model_dump(exclude={"kind"}))
 
-    def as_data(self) -> dict[str, Any]:
-        """Return it as it is compared."""
-        return attachment_data(self)
 
-
-AnyDeclared = DeclaredPolicy | DeclaredTeam | DeclaredApiKey | DeclaredMirror | DeclaredAttachment
-_ANY: TypeAdapter[AnyDeclared] = TypeAdapter(Annotated[AnyDeclared, Field(discriminator="kind")])
+TYPES: Final[Mapping[str, type[Declared]]] = {
+    "Policy": DeclaredPolicy,
+    "Team": DeclaredTeam,
+    "ApiKey": DeclaredApiKey,
+    "Mirror": DeclaredMirror,
+    "Attachment": DeclaredAttachment,
+}
 
 
 @dataclass(frozen=True)
 class Declarations:
     """The declarations of files, with their positions."""
 
-    values: Mapping[Key, AnyDeclared] = field(default_factory=dict)
+    values: Mapping[Key, Declared] = field(default_factory=dict)
     places: Mapping[Key, Problem] = field(default_factory=dict)
 
     @property
     def kinds(self) -> frozenset[Kind]:
-        """Return the kinds that they declare something of."""
+        """The kinds of the declarations."""
         return frozenset(kind for kind, _ in self.values)
 
     def as_data(self) -> dict[Key, dict[str, Any]]:
-        """Return their data for comparison."""
-        return {key: value.as_data() for key, value in self.values.items()}
-
-
-def policy_data(policy: ReleasePolicy) -> dict[str, Any]:
-    """Return a policy's data for comparison."""
-    return policy.model_dump(mode="json")
-
-
-def mirror_data(mirror: Mirror) -> dict[str, Any]:
-    """Return a mirror's data for comparison."""
-    return {"models": sorted(mirror.models), "without": sorted(mirror.without), "paused": mirror.paused}
-
-
-def attachment_data(attachment: Attachment) -> dict[str, Any]:
-    """Return an attachment's data for comparison."""
-    return attachment.model_dump(mode="json", include={"groups", "adapters"})
-
-
-def team_data(team: Team | DeclaredTeam) -> dict[str, Any]:
-    """Return a team's data for comparison."""
-    return {"models": sorted(team.models), "quota": team.quota.model_dump(mode="json", exclude_none=True)}
+        """Return the data for comparison."""
+        return {key: COMPARED[value.kind](value.record()) for key, value in self.values.items()}
 
 
 def is_declarable(record: ApiKey) -> bool:
@@ -192,26 +171,26 @@ def is_declarable(record: ApiKey) -> bool:
 
 
 def scopes_of(records: Iterable[ApiKey], declared: Mapping[Key, Mapping[str, Any]]) -> dict[Key, dict[str, Any]]:
-    """Return the scopes of keys by name, without keys that neither are declared nor can be.
+    """Return the scopes of keys by name, without keys that files cannot declare, unless they are declared.
 
-    Of several keys of one name, it is the scope of one that differs from what is declared, if any does.
+    Several keys may have a name: then a scope that differs from the declaration counts.
     """
     scopes: dict[Key, dict[str, Any]] = {}
     for record in records:
         key: Key = ("ApiKey", record.name)
         if (key in declared or is_declarable(record)) and (key not in scopes or scopes[key] == declared.get(key)):
-            scopes[key] = scope_data(record)
+            scopes[key] = COMPARED["ApiKey"](record)
     return scopes
 
 
 def read_declarations(paths: Sequence[Path]) -> Declarations:
-    """Return the declarations in the files of these paths; of a folder, in every YAML and JSON file below it.
+    """Return the declarations of files, and of the YAML and JSON files below folders.
 
     Raises:
-        InvalidError: something in them is not valid, holds a secret, or is declared twice.
-        CommandError: there is no file, or one cannot be read.
+        InvalidError: A declaration is not valid, or is given twice.
+        CommandError: There is no file, or a file cannot be read.
     """
-    values: dict[Key, AnyDeclared] = {}
+    values: dict[Key, Declared] = {}
     places: dict[Key, Problem] = {}
     problems: list[Problem] = []
     documents = [(file, read_documents(file)) for file in _files(paths)]
@@ -246,39 +225,19 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def _parse(document: Document, problems: list[Problem]) -> AnyDeclared | None:
-    kind = document.data.get("kind") if isinstance(document.data, dict) else None
-    if kind not in KINDS:
-        near = nearest(str(kind), KINDS)
-        message = f"the kind {kind!r} is unknown: {f'{near} Use' if near else 'use'} {', '.join(KINDS)}"
+def _parse(document: Document, problems: list[Problem]) -> Declared | None:
+    kind: Any = document.data.get("kind") if isinstance(document.data, dict) else None
+    if kind not in TYPES:
+        near = nearest(str(kind), TYPES)
+        message = f"the kind {kind!r} is unknown: {f'{near} Use' if near else 'use'} {', '.join(TYPES)}"
         problems.append(document.problem(message, "kind"))
         return None
     try:
-        declared = _ANY.validate_python(document.data)
+        declared = TYPES[kind].model_validate(document.data)
     except ValidationError as error:
-        listed = document.problems(error, dict(zip(KINDS, get_args(AnyDeclared), strict=True))[kind], tags=1)
-        problems += [_without_kind(document, each, kind) for each in listed]
+        problems += document.problems(error, TYPES[kind])
         return None
     if isinstance(declared, DeclaredPolicy):
         invalid = list_problems(declared.policy)
         problems += [document.problem(each.reason, "policy", *each.field) for each in invalid]
     return declared
-
-
-def _without_kind(document: Document, problem: Problem, kind: str) -> Problem:
-    """Return a problem without the kind that pydantic puts before its location, with the line of the rest."""
-    location = [
-        int(part) if part.isdigit() else part for part in problem.field.removeprefix(kind).strip(".").split(".")
-    ]
-    return document.problem(problem.message, *(part for part in location if part != ""))
-
-
-def scope_data(scope: ApiKey | DeclaredApiKey) -> dict[str, Any]:
-    """Return a key's scope for comparison."""
-    return {
-        "models": sorted(scope.models),
-        "team": scope.team,
-        "environments": sorted(scope.environments),
-        "limits": scope.limits.model_dump(mode="json", exclude_none=True),
-        "expires_at": None if scope.expires_at is None else scope.expires_at.isoformat(),
-    }

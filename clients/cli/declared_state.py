@@ -9,12 +9,12 @@ Kind = Literal["Team", "Policy", "ApiKey", "Mirror", "Attachment"]
 Action = Literal["create", "update", "remove", "issue"]
 Key = tuple[Kind, str]
 ORDER: Final[tuple[Kind, ...]] = ("Team", "Policy", "ApiKey", "Mirror", "Attachment")
-"""The order in which kinds are changed: a key may name a team; what is removed goes in the opposite order."""
+"""The order of changes by kind, because a key may name a team; removals have the opposite order."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field whose values in the files and in the installation differ."""
+    """A field with different values in the installation and in the files."""
 
     field: str
     before: Any
@@ -27,11 +27,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that is to be created, updated or removed; `issue` is left to a person, because it makes a secret.
+    """A change of an item; `issue` is left to an administrator, because it makes a secret.
 
     Attributes:
-        differences: What differs.
-        before: What the installation has of it; None for nothing.
+        differences: The fields that differ.
+        before: The installation's data; None if it lacks the item.
     """
 
     action: Action
@@ -50,9 +50,9 @@ def plan_changes(
     """Return the changes in the order of application; none if the installation matches the declaration.
 
     Args:
-        declared: The declared records, by kind and name, as JSON data.
-        actual: The installation's records in the same form.
-        prune: Kinds whose undeclared records are removed.
+        declared: Data of the declared items, by kind and name.
+        actual: Data of the installation's items, by kind and name.
+        prune: Kinds of which undeclared items are removed.
     """
     changes = []
     for key in sorted(declared, key=lambda key: (ORDER.index(key[0]), key[1])):
@@ -72,7 +72,7 @@ def undeclared(declared: Mapping[Key, Any], actual: Mapping[Key, Any]) -> list[K
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """Return the fields that differ, by their path; lists of different lengths are compared as a whole."""
+    """Return the different fields by path; lists of different lengths are compared as a whole."""
     differences: list[Difference] = []
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
@@ -88,7 +88,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Differ
 
 
 def _parts(old: Any, new: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-    """Return two values as mappings of their parts; None if they have none, or are not alike."""
+    """Return two mappings, or lists of mappings, as mappings of their parts; None for other values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return old, new
     if not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):

@@ -31,7 +31,7 @@ NAMES = {
     Exit.UNREACHABLE: "unreachable",
     Exit.DIFFERENT: "different",
 }
-"""The code of an error that has none of its own, by its exit code."""
+"""The codes of errors without a code of a service, by exit code."""
 
 
 class CommandError(Exception):
@@ -39,8 +39,8 @@ class CommandError(Exception):
 
     Attributes:
         code: The exit code.
-        name: The code of the error with --json: that of `contracts.codes` where a service refused an order.
-        details: What else programs read with --json; the message is then its first line.
+        name: The code with --json; a code of `contracts.codes` if a service refused an order.
+        details: Further fields with --json, where the message is then its first line.
     """
 
     def __init__(
@@ -53,25 +53,23 @@ class CommandError(Exception):
 
 
 def asked_for_json(arguments: list[str] | None = None) -> bool:
-    """Return whether the command line has --json, also where it cannot be parsed."""
+    """Return whether the command line has --json, even if it cannot be parsed."""
     given = sys.argv[1:] if arguments is None else arguments
     return JSON_OPTION in (given[: given.index("--")] if "--" in given else given)
 
 
-def print_error(
-    sentence: str, code: Exit, name: str = "", hint: str = "", details: Mapping[str, Any] | None = None
-) -> None:
-    """Print an error on standard error, as one line, or as one JSON object with --json."""
+def print_error(sentence: str, code: Exit, name: str = "", details: Mapping[str, Any] | None = None) -> None:
+    """Print an error on standard error: a line, or with --json an object."""
     if not asked_for_json():
         print(f"slipway: {sentence}", file=sys.stderr, flush=True)
         return
     message = sentence.partition("\n")[0] if details else sentence
-    about: dict[str, Any] = {"code": name or NAMES[code], "message": message, "hint": hint, "exit": int(code)}
+    about: dict[str, Any] = {"code": name or NAMES[code], "message": message, "exit": int(code)}
     about |= details or {}
     print(json.dumps({"error": about}, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
 def warn(sentence: str) -> None:
-    """Print a warning on standard error, as one line, or as one JSON object with --json."""
+    """Print a warning on standard error: a line, or with --json an object."""
     line = json.dumps({"warning": sentence}, ensure_ascii=False) if asked_for_json() else f"slipway: {sentence}"
     print(line, file=sys.stderr, flush=True)

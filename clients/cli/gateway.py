@@ -31,10 +31,10 @@ def client_options(stack: StackAddress) -> dict[str, Any]:
 
 
 def read_key(stack: StackAddress) -> str:
-    """Return the key in the file that the stack's address names.
+    """Return the API key in the key file of a stack.
 
     Raises:
-        CommandError: none is named, it cannot be read, or it holds no key of this API.
+        CommandError: No file is named, or it cannot be read, or it holds no API key.
     """
     if stack.gateway_key is None:
         raise CommandError(
@@ -51,13 +51,13 @@ def read_key(stack: StackAddress) -> str:
 
 
 def no_answer(stack: StackAddress, error: httpx.TransportError) -> CommandError:
-    """Return the error of a command that the gateway does not answer."""
+    """Return the error of a gateway that does not answer."""
     message = f"the gateway at {stack.gateway_url} does not answer ({error!r}); see `slipway ps`"
     return CommandError(message, Exit.UNREACHABLE)
 
 
 def describe_refusal(response: httpx.Response) -> str:
-    """Return why the gateway refused a request; its body was read."""
+    """Return a sentence about a refused request, after its body was read."""
     try:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
@@ -66,7 +66,7 @@ def describe_refusal(response: httpx.Response) -> str:
 
 
 def chunk_in(line: str) -> dict[str, Any] | None:
-    """Return the chunk in a line of a streamed answer; None if it has none."""
+    """Return the chunk in a line of a streamed answer; None without a chunk."""
     data = line.removeprefix("data:").strip()
     if not line.startswith("data:") or data == "[DONE]":
         return None
@@ -78,7 +78,7 @@ def text_in(chunk: dict[str, Any]) -> str:
     """Return the text of a chunk.
 
     Raises:
-        CommandError: the chunk says that the answer was interrupted.
+        CommandError: The chunk reports an interrupted answer.
     """
     if "error" in chunk:
         raise CommandError(f"the answer was interrupted: {chunk['error'].get('message', chunk['error'])}")

@@ -1,7 +1,7 @@
-"""An installation as files declare it: reads its policies, teams, API keys, mirrors, attachments; makes changes."""
+"""The policies, teams, API keys, mirrors and attachments of an installation, read and changed for `slipway apply`."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,28 +10,13 @@ from nats.js import JetStreamContext
 from pydantic import BaseModel
 
 from clients.cli.commands.installation.keys import change_keys
-from clients.cli.connection import StackAddress, connected
-from clients.cli.declared import (
-    AnyDeclared,
-    Declarations,
-    DeclaredApiKey,
-    DeclaredAttachment,
-    DeclaredMirror,
-    DeclaredPolicy,
-    DeclaredTeam,
-    attachment_data,
-    is_declarable,
-    mirror_data,
-    policy_data,
-    scope_data,
-    scopes_of,
-    team_data,
-)
+from clients.cli.connection import StackAddress, on_bus
+from clients.cli.declared import COMPARED, Declarations, Declared, DeclaredApiKey, is_declarable, scopes_of
 from clients.cli.declared_state import Change, Key, Kind, plan_changes, undeclared
 from clients.cli.errors import CommandError
 from clients.cli.key_folder import keys_of_folder
 from clients.cli.record_orders import bucket_of, order_record, revoked
-from contracts.api_keys import ApiKey, KeyLimits
+from contracts.api_keys import ApiKey
 from contracts.facts.ops import RECORDS, RecordKind
 from contracts.teams import TeamQuota
 from decisions.rollback.orders import LONGEST_ORDER, ORDER_AGE
@@ -39,20 +24,13 @@ from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.record_format import dump, parse
 
-AS_DATA: Final[Mapping[Kind, tuple[RecordKind, Callable[[Any], dict[str, Any]]]]] = {
-    "Policy": ("policy", policy_data),
-    "Mirror": ("mirror", mirror_data),
-    "Attachment": ("attachment", attachment_data),
-}
-"""Kinds that are one record under the name of what is declared: its kind in orders, and how it is compared."""
+ON_BUS: Final[Mapping[Kind, RecordKind]] = {"Policy": "policy", "Mirror": "mirror", "Attachment": "attachment"}
+"""Kinds with one record for each declaration: the kind in orders."""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """Reads the declared items of an installation (policies, teams, API keys, …) and applies changes to them.
-
-    Teams are in its folder of keys, all other items on the bus.
-    """
+    """Reads and changes the items of an installation: teams in its folder of keys, other items on the bus."""
 
     stack: StackAddress
     state: Path | None
@@ -62,13 +40,13 @@ class Installation:
         """Return the installation's items of the declared kinds."""
         actual: dict[Key, Mapping[str, Any]] = {}
         if "Team" in declared.kinds:
-            actual |= {("Team", team.name): team_data(team) for team in keys_of_folder(self.folder, self.state).teams()}
+            teams = keys_of_folder(self.folder, self.state).teams()
+            actual |= {("Team", team.name): COMPARED["Team"](team) for team in teams}
         if not declared.kinds - {"Team"}:
             return actual
-        async with connected(self.stack) as client:
-            js = client.jetstream(timeout=10)
-            for kind in declared.kinds & AS_DATA.keys():
-                bucket = bucket_of(js, AS_DATA[kind][0])
+        async with on_bus(self.stack) as js:
+            for kind in declared.kinds & ON_BUS.keys():
+                bucket = bucket_of(js, ON_BUS[kind])
                 there = {name: await bucket.raw(name) for name in await bucket.keys()}
                 actual |= {
                     (kind, name): _as_data(kind, name, each[1]) for name, each in there.items() if each is not None
@@ -78,37 +56,35 @@ class Installation:
         return actual
 
     def make(self, change: Change, declared: Declarations) -> None:
-        """Make a change, recorded in the audit log as by the command for its kind.
+        """Make a change, with a record in the audit log.
 
         Raises:
-            CommandError: The change is refused, or another command changed the item since it was planned.
+            CommandError: The change is refused, or another command changed the item since the plan.
         """
         value = declared.values.get((change.kind, change.name))
+        record = None if value is None else value.record()
         if change.kind == "Team":
-            self._make_team(change, value if isinstance(value, DeclaredTeam) else None)
+            self._make_team(change.name, record)
         else:
-            asyncio.run(self._make_on_bus(change, value))
+            asyncio.run(self._make_on_bus(change, record))
 
-    async def _make_on_bus(self, change: Change, value: AnyDeclared | None) -> None:
-        async with connected(self.stack) as client:
-            js = client.jetstream(timeout=10)
-            if change.kind in AS_DATA:
-                declared = value if isinstance(value, DeclaredPolicy | DeclaredMirror | DeclaredAttachment) else None
-                await self._make_record(js, change, None if declared is None else declared.record())
+    async def _make_on_bus(self, change: Change, record: Any) -> None:
+        async with on_bus(self.stack) as js:
+            if change.kind in ON_BUS:
+                await self._make_record(js, change, record)
             else:
-                await self._make_keys(js, change.name, value if isinstance(value, DeclaredApiKey) else None)
+                await self._make_keys(js, change.name, record)
 
-    def _make_team(self, change: Change, team: DeclaredTeam | None) -> None:
+    def _make_team(self, name: str, team: Any) -> None:
         if team is None:
-            change_keys(self.folder, self.state, "team.remove", change.name, lambda keys: keys.remove_team(change.name))
+            change_keys(self.folder, self.state, "team.remove", name, lambda keys: keys.remove_team(name))
             return
         quota = TeamQuota.model_validate(team.quota.model_dump())
-        name = team.name
         change_keys(self.folder, self.state, "team.set", name, lambda keys: keys.set_team(name, team.models, quota))
 
     async def _make_record(self, js: JetStreamContext, change: Change, record: BaseModel | None) -> None:
-        """Order a change of a record; raise CommandError if the record has changed since the change was planned."""
-        kind, _ = AS_DATA[change.kind]
+        """Order a change of a record; raise CommandError if the record has changed since the plan."""
+        kind = ON_BUS[change.kind]
         entry = await bucket_of(js, kind).raw(change.name)
         before = entry[1] if entry is not None else None
         if (_as_data(change.kind, change.name, before) if before is not None else None) != change.before:
@@ -118,7 +94,7 @@ class Installation:
         await order_record(js, self.stack, kind, change.name, record=record, before=before)
 
     async def _make_keys(self, js: JetStreamContext, name: str, declared: DeclaredApiKey | None) -> None:
-        """Order that every valid key of a name has its declared scope, or revoke all that a file can declare."""
+        """Order the declared scope for each valid key of a name; without a declaration, revoke the declarable keys."""
         for key in await _valid_keys(js):
             if key.name == name and (declared is not None or is_declarable(key)):
                 record = revoked(key) if declared is None else _rescoped(key, declared)
@@ -130,14 +106,14 @@ class Installation:
 
 
 def plan(target: Installation, declared: Declarations, *, prune: bool = False) -> tuple[list[Change], list[Key]]:
-    """Return the changes to the declared state, and the items that are not declared."""
+    """Return the changes to the declared state, and the undeclared items."""
     actual = asyncio.run(target.read(declared))
     kinds = declared.kinds if prune else ()
     return plan_changes(declared.as_data(), actual, prune=kinds), undeclared(declared.values, actual)
 
 
 def make_all(target: Installation, declared: Declarations, changes: Sequence[Change]) -> None:
-    """Make changes in their order; raise CommandError at the first that fails, with those that were made."""
+    """Make changes in their order; the CommandError of a failed change lists the changes before it."""
     made: list[Change] = []
     try:
         for change in changes:
@@ -150,8 +126,8 @@ def make_all(target: Installation, declared: Declarations, changes: Sequence[Cha
         raise CommandError(f"{error}; changed before that: {names}", error.code, error.name, details) from error
 
 
-def apply_one(target: Installation, value: AnyDeclared) -> None:
-    """Apply one declared record, as `slipway apply` does for a file."""
+def apply_one(target: Installation, value: Declared) -> None:
+    """Apply one declaration, as `slipway apply` does."""
     declared = Declarations({value.key: value})
     changes, _ = plan(target, declared)
     for change in changes:
@@ -167,11 +143,10 @@ def as_data(change: Change, declared: Declarations) -> dict[str, Any]:
 
 
 def _as_data(kind: Kind, name: str, record: bytes) -> dict[str, Any]:
-    """Return a record's data for comparison, or the reason why it is unreadable: others must still be compared."""
-    named, compared = AS_DATA[kind]
-    bucket, type_ = RECORDS[named]
+    """Return a record's data for comparison, or the reason why the record is unreadable."""
+    bucket, type_ = RECORDS[ON_BUS[kind]]
     try:
-        return compared(parse(type_, record, f"{bucket}/{name}"))
+        return COMPARED[kind](parse(type_, record, f"{bucket}/{name}"))
     except Transient as error:
         return {"unreadable": error.reason}
 
@@ -184,13 +159,7 @@ async def _valid_keys(js: JetStreamContext) -> list[ApiKey]:
 
 
 def _rescoped(record: ApiKey, declared: DeclaredApiKey) -> ApiKey:
-    changed = {
-        "models": declared.models,
-        "team": declared.team,
-        "environments": declared.environments,
-        "limits": KeyLimits.model_validate(declared.limits.model_dump()),
-        "expires_at": declared.expires_at,
-    }
-    if scope_data(record) == declared.as_data():
+    """Return a key with its declared scope; the key itself if it has that already."""
+    if COMPARED["ApiKey"](record) == COMPARED["ApiKey"](declared):
         return record
-    return ApiKey.model_validate({**record.model_dump(), **changed})
+    return ApiKey.model_validate({**record.model_dump(), **declared.model_dump(exclude={"kind", "name"})})

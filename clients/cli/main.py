@@ -9,7 +9,6 @@ import typer
 from clients.cli.command_list import CommandGroup
 from clients.cli.errors import EXIT_CODES, CommandError, Exit, asked_for_json, print_error
 from clients.cli.output import show_line
-from contracts.codes import ADVICE
 from contracts.version import CONTRACTS, VERSION
 from shared.errors import SlipwayError
 
@@ -42,7 +41,7 @@ def read_common_options(
 
 
 def main() -> None:
-    """Run the command line; every error ends as one message, or one JSON object with --json, and an exit code."""
+    """Run the command line; an error ends it with a message and an exit code."""
     os.environ["TQDM_DISABLE"] = "1"  # libraries that are imported from here on would draw their bars over ours
     try:
         sys.exit(app(standalone_mode=False) or Exit.OK)
@@ -51,11 +50,11 @@ def main() -> None:
     except typer.Abort:
         _end("aborted", Exit.FAILED)
     except CommandError as refused:
-        print_error(str(refused), refused.code, refused.name, details=refused.details)
+        print_error(str(refused), refused.code, refused.name, refused.details)
         sys.exit(int(refused.code))
     except SlipwayError as error:
         unreachable = error.code in ("bus_unavailable", "store_unavailable")
-        _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED, error.code, ADVICE[error.code])
+        _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED, error.code)
     except TimeoutError as error:
         _end(_no_answer(error), Exit.UNREACHABLE)
     except ModuleNotFoundError as error:
@@ -69,12 +68,10 @@ def main() -> None:
 
 
 def _end_of_usage(error: Any) -> NoReturn:
-    """End because the command line cannot be parsed: with the usage for people, as an object for programs."""
+    """End with the usage, or an object with --json, because the command line cannot be parsed."""
     code = Exit.USAGE if getattr(error, "exit_code", 2) == Exit.USAGE else Exit.FAILED
     if asked_for_json():
-        message = getattr(error, "format_message", lambda: str(error))()
-        context = getattr(error, "ctx", None)
-        _end(message, code, hint=f"see `{context.command_path} --help`" if context is not None else "")
+        _end(getattr(error, "format_message", lambda: str(error))(), code)
     from typer.rich_utils import rich_format_error
 
     rich_format_error(error)
@@ -82,7 +79,7 @@ def _end_of_usage(error: Any) -> NoReturn:
 
 
 def _end_without_package(error: ModuleNotFoundError) -> None:
-    """End because another project's package is not installed, as in the image of the command line."""
+    """End because a package of another project is missing, for example in the image of the command line."""
     package = (error.name or "").partition(".")[0]
     if package and package not in ("clients", "contracts", "decisions", "deploy", "services", "shared"):
         where = "the image of the command line leaves it out: run the command where `make setup` was run"
@@ -90,7 +87,7 @@ def _end_without_package(error: ModuleNotFoundError) -> None:
 
 
 def _end_of_library(error: Exception) -> None:
-    """End by an error of NATS, or of the variables that a command reads; return for any other."""
+    """End because of an error of NATS or an invalid variable; return for other errors."""
     import nats.errors  # a command that fails so has imported both
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
@@ -116,8 +113,8 @@ def _no_answer(error: Exception) -> str:
     return f"the message bus does not answer ({type(error).__name__}); see `slipway ps`"
 
 
-def _end(sentence: str, code: Exit, name: str = "", hint: str = "") -> NoReturn:
-    print_error(sentence, code, name, hint)
+def _end(sentence: str, code: Exit, name: str = "") -> NoReturn:
+    print_error(sentence, code, name)
     sys.exit(int(code))
 
 

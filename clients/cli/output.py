@@ -20,7 +20,9 @@ __all__ = [
     "is_terminal",
     "show_json",
     "show_line",
+    "show_list",
     "show_pairs",
+    "show_result",
     "show_table",
     "warn",
 ]
@@ -33,9 +35,9 @@ def fail(sentence: str, code: Exit = Exit.FAILED) -> NoReturn:
 
 
 def ended_by_interrupt(*, following: bool) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which an interrupt counts as success if the command follows without end.
+    """Return a context that suppresses an interrupt of a command that follows without end.
 
-    Any other command has not answered when it is interrupted: its exit code is 130.
+    Another command has no result when it is interrupted: exit code 130.
     """
     return contextlib.suppress(*[KeyboardInterrupt] if following else [])
 
@@ -55,13 +57,33 @@ def show_line(text: str = "") -> None:
     print(text, flush=True)
 
 
+def show_result(data: Any, *lines: str, as_json: bool) -> None:
+    """Print the result of a command: as one JSON document, or as lines."""
+    if as_json:
+        show_json(data)
+    for line in () if as_json else lines:
+        show_line(line)
+
+
+def show_list(
+    data: Sequence[Any], columns: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json: bool, empty: str = ""
+) -> None:
+    """Print a list: as one JSON document, or as a table; `empty` is the line in place of a table without rows."""
+    if as_json:
+        show_json(data)
+    elif empty and not rows:
+        show_line(empty)
+    else:
+        show_table(columns, rows)
+
+
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, rare: Container[str] = ()) -> None:
-    """Print rows: as a table on a terminal, however narrow, as tab-separated lines elsewhere.
+    """Print rows as a table on a terminal, else as tab-separated lines.
 
     Args:
-        columns: Their titles, which the table shows.
-        rows: A cell for each column; None shows as empty.
-        rare: Titles of columns that the table leaves out while no row has a value in them.
+        columns: Titles of the columns.
+        rows: Cells of each row; None is empty.
+        rare: Titles of columns that a table without values in them omits.
     """
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not is_terminal():
@@ -81,12 +103,12 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, rare: C
 
 
 def has_value(rows: Sequence[Sequence[str]], number: int) -> bool:
-    """Return whether a column has a value in any row; `-` is none."""
+    """Return whether a column has a value other than `-` in any row."""
     return any(row[number] not in {"", "-"} for row in rows)
 
 
 def show_pairs(pairs: Mapping[str, Any]) -> None:
-    """Print names and values, one pair per line."""
+    """Print a line for each name and value."""
     width = max((len(name) for name in pairs), default=0)
     for name, value in pairs.items():
         show_line(f"{name:<{width}}  {'' if value is None else value}")

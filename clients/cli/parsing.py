@@ -1,4 +1,4 @@
-"""Parse and check what a user types: model names, durations, faults."""
+"""Parsing of arguments: model names, durations, times, faults."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from decisions.rollback.drills import FLAGS
 DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 LONGEST_S = 36_500 * 86_400.0
-"""A hundred years: longer than any log, and still within the range of datetime."""
+"""A hundred years, within the range of datetime."""
 FAULTS = (
     "delay_ms=800, error_ratio=0.5, garble, answer=empty, answer=refusal, answer=cut, token_delay_ms=50, "
     "queue_delay_ms=800, output_tokens=0, logprob_shift=-2 or nan_logits"
@@ -35,7 +35,7 @@ def check_model(text: str) -> str:
 
 
 def describe_problems(error: ValidationError, whole: str = "value") -> str:
-    """Return the problems that pydantic found, each with its field; `whole` names a problem without a field."""
+    """Return the problems of a validation, each with its field; `whole` names a problem without a field."""
     problems = (
         f"{'.'.join(map(str, problem['loc'])) or whole}: {describe_refusal(problem)}" for problem in error.errors()
     )
@@ -43,10 +43,10 @@ def describe_problems(error: ValidationError, whole: str = "value") -> str:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Return the duration that `30s`, `5m`, `1h` or `7d` names.
+    """Return the duration of `30s`, `5m`, `1h` or `7d`.
 
     Raises:
-        CommandError: the text has another form, or the duration is zero.
+        CommandError: The text has another form, or the duration is zero.
     """
     match = DURATION.fullmatch(text)
     seconds = float(match["number"]) * UNITS[match["unit"]] if match is not None else 0.0
@@ -57,10 +57,10 @@ def parse_duration(text: str) -> timedelta:
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
-    """Return the time that `2h` (ago), `2026-11-27`, or `2026-11-27T05:30` names, in UTC where it has no time zone.
+    """Return the time of `2h` (ago), `2026-11-27` or `2026-11-27T05:30`; UTC without a time zone.
 
     Raises:
-        CommandError: the text has another form.
+        CommandError: The text has another form.
     """
     if DURATION.fullmatch(text):
         return now - min(parse_duration(text), now - datetime(1, 1, 1, tzinfo=UTC))

@@ -1,4 +1,4 @@
-"""Read messages of the bus: a subject's last one without a consumer, others with this identity's consumer."""
+"""Reads of the bus: the last message of a subject without a consumer, others with a consumer of this identity."""
 
 import asyncio
 import contextlib
@@ -31,12 +31,12 @@ R = TypeVar("R", bound=BaseModel)
 BATCH = 200
 ANSWER_S = 5.0
 IDLE_S = 10.0
-"""How long the server keeps a consumer that is not used, as of a command that was killed."""
+"""Seconds after which the server removes an unused consumer."""
 CLUSTER_S = 30.0
-"""How long a consumer is asked for in a cluster: a server that is cut off is left after 14 s, and it and the others may
-have no leader for some seconds after it is back."""
+"""Seconds within which a cluster creates a consumer: a server that is cut off is left after 14 s, and an election takes
+some seconds."""
 FREE_S = IDLE_S + 2.0
-"""How long a command waits for one of its identity's consumers, when other commands use all of them."""
+"""Maximum wait in seconds for a consumer of this identity while other commands use all of them."""
 _AGAIN_S = 0.1
 _TAKEN, _TOO_MANY = 10148, 10026
 _DELETED = "KV-Operation"
@@ -44,7 +44,7 @@ _ALLOWED: Final[WeakKeyDictionary[Client, tuple[str, ...] | None]] = WeakKeyDict
 
 
 class Subscription:
-    """A consumer of one subject of a stream, which the server removes after a while without use."""
+    """A consumer of a stream; the server removes it after `IDLE_S` without use."""
 
     def __init__(self, js: JetStreamContext, stream: str, pull: JetStreamContext.PullSubscription, ahead: int) -> None:
         """Wrap the consumer of `subscribe`."""
@@ -52,10 +52,10 @@ class Subscription:
         self._stream = stream
         self._pull = pull
         self.ahead = ahead
-        """Messages that were there when it was made."""
+        """Number of messages in the stream when the consumer was created."""
 
     async def fetch(self, wait_s: float) -> list[Msg]:
-        """Return all messages that are available, else wait for one; raise TimeoutError if none arrives."""
+        """Return the available messages, or wait for a message; raise TimeoutError if no message arrives."""
         first = await self._pull.fetch(1, timeout=wait_s)
         pending = first[-1].metadata.num_pending
         return first if pending == 0 else first + await self._pull.fetch(min(pending, BATCH), timeout=wait_s)
@@ -67,13 +67,12 @@ class Subscription:
 
 
 async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **settings: Any) -> Subscription:
-    """Return a new consumer of subjects, one or more; settings are those of nats-py's ConsumerConfig.
+    """Return a new consumer of subjects, with settings of nats-py's ConsumerConfig.
 
-    While servers of a cluster choose a leader for the stream, they are asked again, for `CLUSTER_S`. A single server
-    has the time limit of the context.
+    A cluster is asked again for `CLUSTER_S` while its servers elect a leader of the stream.
 
     Raises:
-        Transient: Other commands of this identity use all consumers that it may have, or the stream has no room.
+        Transient: Other commands use all consumers of this identity, or the stream is at its limit of consumers.
     """
     config = ConsumerConfig(
         filter_subject=subjects[0] if len(subjects) == 1 else None,
@@ -100,7 +99,7 @@ async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **setting
 
 
 async def _make(js: JetStreamContext, stream: str, config: ConsumerConfig) -> int | None:
-    """Create a consumer, and return its number of pending messages; None if its name is taken by another one."""
+    """Create a consumer and return its number of pending messages; None if the name is taken."""
     ending = f".{config.filter_subject}" if config.filter_subject not in (None, ">") else ""
     subject = f"$JS.API.CONSUMER.CREATE.{stream}.{config.name}{ending}"
     request = json.dumps({"stream_name": stream, "config": config.as_dict(), "action": "create"}).encode()
@@ -134,9 +133,9 @@ class LastMessage:
 
 
 async def last_message(js: JetStreamContext, stream: str, subject: str) -> LastMessage | None:
-    """Return the last message of a subject, read without a consumer; None if there is none.
+    """Return the last message of a subject, read without a consumer; None without a message.
 
-    A member of a team may read no subject with wildcards so.
+    Members of teams may not read subjects with wildcards this way.
     """
     direct = "*" not in subject  # the server takes no wildcards there
 
@@ -165,14 +164,14 @@ def _last(message: Msg) -> LastMessage:
 async def read_messages(
     js: JetStreamContext, stream: str, subject: str, *, most: int | None = None, **settings: Any
 ) -> list[Msg]:
-    """Return the messages of a subject that are there now, in the order of the stream.
+    """Return the present messages of a subject, in the order of the stream.
 
     Args:
         js: The bus.
         stream: The stream.
-        subject: The subject, with wildcards.
-        most: The most messages that are returned.
-        settings: Settings of the consumer: which message is the first one.
+        subject: The subject, with or without wildcards.
+        most: Maximum number of messages.
+        settings: Settings of the consumer, such as its first message.
 
     Raises:
         Transient: The stream stops answering.
@@ -222,23 +221,18 @@ async def _allowed(js: JetStreamContext) -> tuple[str, ...] | None:
     return _ALLOWED[client]
 
 
-async def models_in_reach(js: JetStreamContext, model: str | None) -> tuple[str, ...] | None:
-    """Return the models that a command reads: the named one, else those its identity may read; None for all."""
-    return (model,) if model is not None else await own_models(js)
-
-
 @dataclass(frozen=True)
 class RecordsOfModels(Generic[R]):
-    """Records of one bucket, read with consumers for the keys of the models that this identity may read."""
+    """Records in a bucket, of the models that this identity may read."""
 
     js: JetStreamContext
     bucket: str
     kind: type[R]
     only: re.Pattern[str] = re.compile("")
-    """Keys without it are left out: the bucket has records of other kinds, too."""
+    """A pattern that keys must contain, for buckets with several kinds of records."""
 
     async def get(self, key: str) -> R | None:
-        """Return a record; None if there is none."""
+        """Return a record; None if it does not exist."""
         message = await last_message(self.js, f"KV_{self.bucket}", f"$KV.{self.bucket}.{key}")
         if message is None or _DELETED in message.headers:
             return None

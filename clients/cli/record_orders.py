@@ -1,4 +1,4 @@
-"""Orders that the registry stores or removes a record: a policy, a key of the API, a mirror, an attachment."""
+"""Orders to store or remove a record: a policy, an API key, a mirror, an attachment."""
 
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,7 @@ from shared.storage.kv import Bucket
 
 
 def bucket_of(js: JetStreamContext, kind: RecordKind) -> Bucket[Any]:
-    """Return the bucket of a kind of records, to read it: the registry alone writes there."""
+    """Return the bucket of a kind of records, to read: only the registry writes records."""
     return Bucket(js, *RECORDS[kind])
 
 
@@ -33,10 +33,19 @@ async def order_record(
     before: bytes | None,
     valid: timedelta = ORDER_AGE,
 ) -> None:
-    """Order the registry to store a record in place of the current one, or to remove it, while the order is valid.
+    """Order the registry to replace or remove a record.
+
+    Args:
+        js: The bus.
+        stack: The stack of the order.
+        kind: Kind of the record.
+        name: Name of the record.
+        record: The new record; None removes it.
+        before: The present record as stored; the registry refuses the order if it differs. None for no record.
+        valid: Validity of the order.
 
     Raises:
-        CommandError: The registry refused it, for example because another command changed it, or did not answer.
+        CommandError: The registry refused the order or did not answer.
     """
     ordered = RecordOrdered(
         kind=kind,
@@ -49,5 +58,5 @@ async def order_record(
 
 
 def revoked(key: ApiKey) -> ApiKey:
-    """Return a key revoked now."""
+    """Return an API key with the present time as its revocation."""
     return key.model_copy(update={"revoked_at": SystemClock().now()})

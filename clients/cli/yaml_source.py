@@ -1,9 +1,9 @@
-"""YAML and JSON files, read with the line of each value, so that an error names its file and line."""
+"""YAML and JSON files, read with the line of each value."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,6 +12,7 @@ from clients.cli.errors import CommandError, Exit
 from clients.cli.releases.names import nearest
 from decisions.policies.refused_values import describe_refusal
 
+M = TypeVar("M", bound=BaseModel)
 LARGEST_BYTES = 1024 * 1024
 
 
@@ -25,7 +26,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        """Return it as editors read it: `policy.yaml:12: triggers.0.threshold: …`."""
+        """Return the problem in the format of compilers: `policy.yaml:12: triggers.0.threshold: …`."""
         named = self.message.startswith(self.field.removeprefix("policy."))  # also where the field is empty
         return f"{self.file}:{self.line}: {'' if named else f'{self.field}: '}{self.message}"
 
@@ -36,7 +37,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Document:
-    """A document of a file: its data, and the nodes that know their lines."""
+    """A document of a file: data, and YAML nodes with lines."""
 
     file: str
     node: yaml.Node
@@ -61,22 +62,16 @@ class Document:
         """Return a problem of a value in it."""
         return Problem(self.file, self.line_of(location), ".".join(map(str, location)), message)
 
-    def problems(self, error: ValidationError, kind: type[BaseModel], *, tags: int = 0) -> list[Problem]:
-        """Return why the document is no value of a type, by line; of a value and a part of it, the part.
-
-        Args:
-            error: what pydantic has against it.
-            kind: the type.
-            tags: how many entries of each location pydantic puts before the fields of the type.
-        """
+    def problems(self, error: ValidationError, kind: type[BaseModel]) -> list[Problem]:
+        """Return the errors of a validation as a type, by line; of nested errors only the innermost."""
         errors = error.errors()
         inner = [each for each in errors if not any(_is_inside(other["loc"], each["loc"]) for other in errors)]
-        listed = [self.problem(_describe(each, kind, each["loc"][tags:]), *each["loc"]) for each in inner]
+        listed = [self.problem(_describe(each, kind, each["loc"]), *each["loc"]) for each in inner]
         return sorted(listed, key=lambda problem: problem.line)
 
 
 class InvalidError(CommandError):
-    """Ends a command because files are not valid; it names every problem with its line."""
+    """Ends a command with the problems of files, each with its line."""
 
     def __init__(self, problems: Sequence[Problem], what: str = "the input") -> None:
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
@@ -87,11 +82,11 @@ class InvalidError(CommandError):
 
 
 def read_documents(path: Path) -> list[Document]:
-    """Return the documents of a file; empty ones are left out.
+    """Return the documents of a file, without empty documents.
 
     Raises:
-        CommandError: the file cannot be read, or is neither YAML nor JSON.
-        InvalidError: a key is given twice, or a value is an alias of another one.
+        CommandError: The file cannot be read, or is neither YAML nor JSON.
+        InvalidError: A key is given twice, or a value is an alias.
     """
     try:
         if path.stat().st_size > LARGEST_BYTES:
@@ -112,11 +107,11 @@ def read_documents(path: Path) -> list[Document]:
     return [document for document in documents if document.data is not None]
 
 
-def validated(document: Document, kind: type[BaseModel], what: str) -> BaseModel:
-    """Return a document as a value of a type; `what` names it in the message.
+def validated(document: Document, kind: type[M], what: str) -> M:
+    """Return a document as a value of a type; `what` names the document in the message.
 
     Raises:
-        InvalidError: it does not match `kind`.
+        InvalidError: The document does not match `kind`.
     """
     try:
         return kind.model_validate(document.data)
@@ -134,7 +129,7 @@ def _describe(problem: Mapping[str, Any], kind: type[BaseModel], location: Seque
 
 
 def _fields_at(annotation: Any, location: Sequence[str | int]) -> set[str]:
-    """Return the names of the fields that a type has at a location; none where it has no such place."""
+    """Return the names of the fields of a type at a location; empty if the type lacks the location."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if not location:
             return set(annotation.model_fields)
@@ -145,7 +140,7 @@ def _fields_at(annotation: Any, location: Sequence[str | int]) -> set[str]:
 
 
 def _structure(file: str, root: yaml.Node) -> Iterator[Problem]:
-    """Return the keys that are given twice, which YAML would drop, and the aliases, which could make a file endless."""
+    """Yield problems of duplicate keys, which YAML drops silently, and of aliases, which may repeat without end."""
     seen: set[int] = set()
     waiting = [root]
     while waiting:

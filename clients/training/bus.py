@@ -1,4 +1,4 @@
-"""The message bus, as one identity: asks the registry about uploads, announces checkpoints, reads records."""
+"""Connections to the message bus: requests for uploads, announcements of checkpoints, reads of records."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ T = TypeVar("T")
 ACK_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0
 PATIENCE_S = 120.0
-"""How long a registry or a bus that does not answer is asked again: it may be started again meanwhile."""
+"""Seconds within which a registry or bus without an answer is asked again: it may be restarting."""
 RECONNECT_WAIT_S = 0.5
 REMOVED = "KV-Operation"
-"""The header of a message that removes a record."""
+"""Header of messages that remove a record."""
 
 
 class Publisher:
@@ -76,7 +76,7 @@ class Publisher:
         )
 
     async def publish(self, event: Event[Any]) -> bool:
-        """Publish until the stream acknowledges the event; return whether it had stored the event before."""
+        """Publish an event until the stream acknowledges it; return whether the stream had stored it before."""
         return await _unless_refused(self._publish_with_retries(event), self._refused)
 
     async def _publish_with_retries(self, event: Event[Any]) -> bool:
@@ -129,7 +129,7 @@ class Reader:
 
 
 async def _unless_refused(work: Awaitable[T], refused: asyncio.Future[None]) -> T:
-    """Return the result of work; raise a refusal of the bus that arrived meanwhile."""
+    """Return the result of work; raise the error of a refusal by the bus."""
     working = asyncio.ensure_future(work)
     try:
         await asyncio.wait((working, refused), return_when=asyncio.FIRST_COMPLETED)
@@ -186,7 +186,7 @@ async def reading(connection: Connection) -> AsyncIterator[Reader]:
 async def _connected(
     connection: Connection, options: dict[str, Any], kind: type[SlipwayClientError], nothing: str
 ) -> AsyncIterator[tuple[Client, asyncio.Future[None]]]:
-    """Connect; the second part is a future that fails with an error of `kind` when the bus refuses something."""
+    """Connect; yield the client, and a future that fails with an error of `kind` after a refusal by the bus."""
     refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def note(error: Exception) -> None:
@@ -217,9 +217,9 @@ async def _connected(
 
 
 async def _try_once(servers: list[str], options: dict[str, Any]) -> None:
-    """Try each server once and return when one answers; else raise the last server's error.
+    """Try each server once and return after the first answer; else raise the last server's error.
 
-    The client by itself gives up at the first server that accepts a connection and then is silent.
+    nats-py gives up at the first server that accepts a connection and is then silent.
     """
     for server in servers:
         client = Client()

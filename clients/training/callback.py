@@ -34,22 +34,21 @@ RECORDED = (
 class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for mypy here
     """Publishes the trained model at the end of training, once, from the first process of all nodes.
 
-    It publishes what the Trainer holds then: with `load_best_model_at_end` the best checkpoint, else the last step. All
-    processes gather sharded weights (FSDP, ZeRO-3). The Trainer's tokenizer is published with full weights, and with a
-    LoRA that includes the embedding: added tokens need it. A run that is resumed after it published announces the same
-    weights again, which are the same release. Trials of a hyperparameter search are not published.
+    The checkpoint is the best one with `load_best_model_at_end`, else the last step. All processes gather sharded
+    weights (FSDP, ZeRO-3). The Trainer's tokenizer is published with full weights, and with a LoRA that includes the
+    embedding, because added tokens need it. A resumed run announces the same weights again, for the same release.
+    Trials of a hyperparameter search are not published.
 
-    `published` holds the published checkpoint, in every process. What `publish_checkpoint` would refuse without asking
-    the bus (an argument, the credential, the files with texts) ends `Trainer.train` with a PublishError before the
-    first step. If publishing fails, it ends so after the model was trained, in every process: the checkpoint then stays
-    in `folder`, which the error names, and `publish_checkpoint` can be called with it.
+    `published` holds the published checkpoint, in every process. An invalid argument, credential or file with texts
+    ends `Trainer.train` with a PublishError before the first step. If publishing fails after the training, it ends with
+    a PublishError in every process. The error names the `folder` of the checkpoint, for `publish_checkpoint`.
 
     Args:
-        evaluate: Called with the trained model before publishing, in every process; the evaluation results that the
-            first process returns are published.
-        folder: Folder to save the checkpoint in (default: a new one in `output_dir`, removed once it is published).
-        tokenizer: Publish the Trainer's tokenizer as said above. Without it the base's is served, with its chat
-            template and end token.
+        evaluate: Called with the trained model before publishing, in every process. The results of the first process
+            are published.
+        folder: Folder to save the checkpoint in (default: a new folder in `output_dir`, removed after publishing).
+        tokenizer: Whether the Trainer's tokenizer is published. Without it the base's tokenizer is served, with its
+            chat template and end token.
 
     The other arguments are those of `publish_checkpoint`.
     """

@@ -1,4 +1,4 @@
-"""The hash of training data: the same on every machine, whatever the order of keys and however the rows are chunked.
+"""The hash of training data, independent of the machine, the order of keys and the chunks of rows.
 
 Version 1: SHA-256 of the line `slipway-data-1` and then, for each row or file in its order, of the 32 bytes of its own
 SHA-256. A row is hashed as JSON: keys sorted, no spaces, UTF-8, floats as Python writes them. A file is hashed by its

@@ -1,4 +1,4 @@
-"""The errors of this client; the message says why and what to do."""
+"""Errors of this client; messages have the reason and what to do."""
 
 
 class SlipwayClientError(Exception):

@@ -1,4 +1,4 @@
-"""The weights of a trained model, gathered from all processes where each of them holds a part."""
+"""The weights of a trained model, gathered from all processes if each holds a part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the model that has `save_pretrained`, without the layers that training puts around it."""
+    """Return the model with `save_pretrained`, without wrappers of the training."""
     while not hasattr(model, "save_pretrained"):
         inner = getattr(model, "_orig_mod", None)  # of torch.compile
         inner = inner if inner is not None else getattr(model, "module", None)  # of DDP, FSDP and DeepSpeed
@@ -22,10 +22,10 @@ def unwrapped(model: Any) -> Any:
 
 
 def gather(model: Any) -> Weights | None:
-    """Return the whole weights of a model in the first process; None if every process has them anyway.
+    """Return all weights of a model in the first process; None if every process has all weights.
 
-    All processes must call it, because all hold a part (FSDP of both versions, tensor parallelism, ZeRO-3). What other
-    processes than the first get is not complete.
+    All processes must call it, because each holds a part (FSDP of both versions, tensor parallelism, ZeRO-3). Other
+    processes get incomplete weights.
     """
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):  # distributed by DeepSpeed
         return _gather_zero3(unwrapped(model))
@@ -58,7 +58,7 @@ def _gather_shards(model: Any) -> Weights:
 
 
 def _gather_zero3(model: Any) -> Weights:
-    """Gather one parameter at a time, to bound accelerator memory; for PEFT models only the saved parameters."""
+    """Gather parameters one after the other, to bound accelerator memory; of PEFT models only the saved parameters."""
     import deepspeed  # type: ignore[import-not-found]  # only where it is trained with
 
     first = torch.distributed.get_rank() == 0

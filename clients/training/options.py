@@ -13,7 +13,7 @@ from contracts.vocabulary import ServingSettings
 
 
 class Options(TypedDict, total=False):
-    """The optional arguments of `publish_checkpoint`, which describes them."""
+    """The optional arguments of `publish_checkpoint`."""
 
     connection: Connection | None
     variants: Sequence[str]
@@ -38,7 +38,7 @@ DEFAULTS: Final[Options] = {
 
 
 def completed(options: Options) -> Options:
-    """Return the options with the defaults of those that are not given.
+    """Return the options with defaults for missing options.
 
     Raises:
         TypeError: There is no such option.

@@ -1,4 +1,4 @@
-"""The processes of one training job: the first process publishes, and all get the outcome."""
+"""The processes of a training job: the first process publishes, and all get the outcome."""
 
 import threading
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from clients.training.errors import PublishError
 
 T = TypeVar("T")
 BEAT_S = 20.0
-"""Seconds between two messages of the process that publishes: an upload may take longer than a collective may."""
+"""Seconds between messages of the first process: an upload may exceed the time limit of a collective."""
 
 
 class Processes:
-    """The processes of this job in `torch.distributed`; a job that has not initialised it has one process."""
+    """The processes of this job in `torch.distributed`; a single process if that is not initialised."""
 
     def __init__(self) -> None:
         """Read the rank of this process and the number of processes."""
@@ -24,14 +24,14 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is rank 0 of all nodes, the one that publishes."""
+        """Whether this process is rank 0 of all nodes and publishes."""
         return self.rank == 0
 
     def together(self, step: Callable[[], T]) -> T:
-        """Run a step in every process and return its result; raise in every process if it failed in one.
+        """Run a step in every process and return its result; raise in every process if it fails in any process.
 
         Raises:
-            PublishError: The step failed in another process. In its own process the error is raised as it is.
+            PublishError: The step failed in another process; an error of this process is raised unchanged.
         """
         if self.count == 1:
             return step()
@@ -53,11 +53,11 @@ class Processes:
     def in_first(self, work: Callable[[], T]) -> T:
         """Run work in the first process and return its result in every process; raise in every process if it fails.
 
-        The other processes receive a message at least every `BEAT_S`, so none of them runs into the time limit of a
-        collective. If the first process dies, their collective fails.
+        The other processes receive a message at least every `BEAT_S`, within the time limit of a collective. If the
+        first process dies, their collective fails.
 
         Raises:
-            PublishError: The work failed in the first process. There, the error is raised as it is.
+            PublishError: The work failed in the first process, which raises the error unchanged.
         """
         if self.count == 1:
             return work()

@@ -1,4 +1,4 @@
-"""Publish a complete training run: upload it, then publish one event that the stream acknowledges."""
+"""Publishing of a training run: upload of the checkpoint, then an event that the stream acknowledges."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Unpack  # novm: type checkers only
 
 LONGEST_NAME = "x" * 63
-"""In place of the publisher's, to check sizes."""
+"""The longest name of a publisher, to check sizes."""
 
 
 def publish_checkpoint(
@@ -44,13 +44,12 @@ def publish_checkpoint(
 ) -> Published:
     """Upload a checkpoint folder and publish `checkpoint.ready`; return once the bus has stored the event.
 
-    Safe to call again after any failure: uploaded files are not uploaded again, and the same checkpoint has the same
-    event id.
+    Safe to call again after any failure: files are not uploaded twice, and the same checkpoint has the same event id.
 
     Args:
-        folder: The folder that `save_pretrained` wrote: a LoRA or full weights, as safetensors. Or the reference to
-            a folder that Slipway can read itself (`hf://repo@commit`, `file:///folder`), which is not uploaded.
-        model: The model that this is a checkpoint of.
+        folder: A folder of `save_pretrained` with a LoRA or full weights as safetensors; or the reference to a folder
+            outside the store (`hf://repo@commit`, `file:///folder`), for Slipway to read.
+        model: Name of the model.
         base: The imported base model: `NAME`, `NAME@REVISION`, or its reference.
         run: The training run that produced the checkpoint.
         connection: The address of Slipway; by default from the `SLIPWAY_*` environment variables.
@@ -60,13 +59,13 @@ def publish_checkpoint(
             `completion`) or `text`. Unusable lines are skipped.
         evaluation: JSON lines to measure latency and quality with, in the same form; each must be valid.
         serving: How the version is served: `tool_parser`, `reasoning_parser`, `template_options`, `context_tokens`,
-            `tensor_parallel_size`, `options` of the engine. What is not set is read from `serving.json` in the folder.
-            A parser `none` declines one, also one that would be detected.
+            `tensor_parallel_size`, `options` of the engine. Missing settings are read from the folder's `serving.json`.
+            The parser `none` disables detection.
         attempt: Increase it to release the same checkpoint again on purpose.
         progress: Called with the bytes sent so far and the total.
 
     Raises:
-        PublishError: an argument is not valid, or the store or the bus does not answer.
+        PublishError: An argument is not valid, or the store or the bus does not answer.
     """
     return run_to_end(publish_checkpoint_async(folder, model=model, base=base, run=run, **options))
 
@@ -96,10 +95,10 @@ async def publish_checkpoint_async(
 
 
 def check_publishing(*, model: str, base: str | BaseModelRef, run: Run, **options: Unpack[Options]) -> None:
-    """Raise PublishError for options that `publish_checkpoint` would refuse; call it before a training.
+    """Raise PublishError for invalid arguments of `publish_checkpoint`; call it before a training.
 
-    These are its arguments, the credential and the certificates, and the files with texts. Whether the bus answers and
-    knows the base is not asked: both may change while the model is trained.
+    The arguments, the credential, the certificates and the files with texts are checked. The bus and the base are not:
+    both may change during the training.
     """
     chosen = completed(options)
     connection = chosen["connection"] or Connection.from_environment()
@@ -112,7 +111,7 @@ def check_publishing(*, model: str, base: str | BaseModelRef, run: Run, **option
 def _described(
     folder: Path | str | Weights, model: str, base: str | BaseModelRef, run: Run, chosen: Options
 ) -> dict[str, Any]:
-    """Return the fields of a checkpoint that are known before an upload; raise PublishError if they are not valid."""
+    """Return the fields of a checkpoint before its upload; raise PublishError if they are not valid."""
     if not re.fullmatch(MODEL_NAME_PATTERN, model):
         raise PublishError(f"The model name {model!r} is not valid: {MODEL_NAME_RULE}.")
     fields = {
@@ -136,7 +135,7 @@ async def _upload(uploader: Uploader, folder: Path, progress: Progress | None) -
 
 
 def envelope(fact: CheckpointReady, sender: str) -> Event[Any]:
-    """Return the event of a checkpoint; the same checkpoint has the same event id, so publishing is idempotent."""
+    """Return the event of a checkpoint, with an id from its contents, so that publishing is idempotent."""
     identity = digest_of_json(fact.model_dump(mode="json")).removeprefix("sha256:")
     return Event[Any](
         id=f"checkpoint-{identity[:32]}",
@@ -161,7 +160,7 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def _serving(serving: ServingSettings | Mapping[str, Any] | None) -> ServingSettings | Mapping[str, Any] | None:
-    """Return the settings; raise PublishError for an unknown setting, which the contract would ignore."""
+    """Return the settings; raise PublishError for an unknown setting, because the contract ignores it."""
     unknown = sorted(set(serving) - set(ServingSettings.model_fields)) if isinstance(serving, Mapping) else []
     if unknown:
         known = ", ".join(sorted(ServingSettings.model_fields))
@@ -170,12 +169,12 @@ def _serving(serving: ServingSettings | Mapping[str, Any] | None) -> ServingSett
 
 
 def _base_to_be_found() -> BaseModelRef:
-    """Return a valid reference while the bus was not asked for the base yet: it is never sent."""
+    """Return a placeholder of the base for the validation before the upload; it is never sent."""
     return BaseModelRef(name="base", revision="1", uri="s3://slipway/none", digest="sha256:" + "0" * 64)
 
 
 def _weights_to_be_uploaded() -> Weights:
-    """Return placeholder weights for validation before the upload; they are never sent."""
+    """Return placeholder weights for the validation before the upload; they are never sent."""
     ref = ArtifactRef(uri="s3://slipway/none", digest="sha256:" + "0" * 64, size_bytes=0)
     return Weights(kind="lora", ref=ref)
 
@@ -204,7 +203,7 @@ def _validated(fields: Mapping[str, Any]) -> CheckpointReady:
 
 
 def _check_size(event: Event[Any]) -> Event[Any]:
-    """Return the event; raise PublishError if it is too large, with the message of the registry's rejection."""
+    """Return the event; raise PublishError if it is too large for the registry."""
     excess = too_large(event.data) or event_too_large(canonical_json(plain(event)))
     if excess is not None:
         raise PublishError(excess.sentence)

@@ -1,4 +1,4 @@
-"""Reads the outcome of a checkpoint: waits for its release, with its measurements and evaluations; open alerts."""
+"""Reads of releases with measurements and evaluations, and of open alerts; waits for the end of a release."""
 
 from __future__ import annotations
 
@@ -84,24 +84,24 @@ def wait_for_release(
     on_change: OnChange | None = None,
     connection: Connection | None = None,
 ) -> Release:
-    """Return the release of a published checkpoint once it has ended, whatever its outcome.
+    """Return the release of a published checkpoint after its end.
 
     Args:
-        published: What `publish_checkpoint` returned.
-        timeout_s: The longest wait; None for no limit.
-        on_change: Called with the progress whenever it has changed.
+        published: The result of `publish_checkpoint`.
+        timeout_s: Maximum wait in seconds; None without a limit.
+        on_change: Called with the progress after each change.
         connection: The address of Slipway; by default from the `SLIPWAY_*` environment variables.
 
     Raises:
         ReadError: The credential may not read (`slipway keys add NAME --role publisher --role viewer`), or the bus does
             not answer.
-        TimeoutError: It has not ended.
+        TimeoutError: The release has not ended within the limit.
     """
     return run_to_end(_wait(published, timeout_s, on_change, connection))
 
 
 def read_release(model: str, version: int | None = None, *, connection: Connection | None = None) -> Release | None:
-    """Return the release of a version of a model, without one the newest; None if there is none.
+    """Return the release of a version of a model, by default the newest release; None without a release.
 
     Raises:
         ReadError: As `wait_for_release`.
@@ -159,7 +159,7 @@ async def _wait(
 
 
 class _Search:
-    """Finds the newest release of a checkpoint; releases of others, which they stay, are read once."""
+    """Finds the newest release of a checkpoint; releases of other checkpoints are read once."""
 
     def __init__(self, reader: Reader, published: Published) -> None:
         self._reader = reader
@@ -167,7 +167,7 @@ class _Search:
         self._others: set[str] = set()
 
     async def find(self) -> Release | None:
-        """Return the release, or the checkpoint if it was refused before one began; None while neither is known."""
+        """Return the release, or the refused checkpoint without a release; None while neither is known."""
         model = self._published.model
         record = await _record(self._reader, "releases", f"{model}.model", ReleasesOfModel)
         ids = set() if record is None else {*record.open, *record.reservations} - self._others
@@ -178,7 +178,7 @@ class _Search:
 
 
 async def _refusal(reader: Reader, published: Published) -> Release | None:
-    """Return a checkpoint that was refused before a release began; None if it was not."""
+    """Return a checkpoint that was refused before a release began; None without a refusal."""
     data = await reader.last(EVENTS, nats_subject(CheckpointRejected.TYPE, published.model, REGISTRY))
     event = None if data is None else Event[CheckpointRejected].model_validate_json(data)
     if event is None or event.causationid != published.event_id:

@@ -31,7 +31,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Published:
-    """A published checkpoint, as it was announced; `duplicate` if the bus had stored the same event before."""
+    """A published checkpoint; `duplicate` if the bus had stored the same event before."""
 
     event_id: str
     model: str
@@ -42,7 +42,7 @@ class Published:
     def is_released_by(self, opened: ReleaseOpened) -> bool:
         """Return whether a release is of this checkpoint, by its event or by its inputs.
 
-        A run that is resumed announces the same release by another event: it finished, and was evaluated, once more.
+        A resumed run announces the same release by another event, with another end and other evaluations.
         """
         ready = self.announced
         if opened.source_event_id == self.event_id or ready is None or opened.returns is not None:
@@ -51,7 +51,7 @@ class Published:
 
 
 def _inputs(facts: CheckpointReady | ReleaseOpened, policy: ReleasePolicy) -> tuple[Any, ...]:
-    """Return what makes two checkpoints the same release, as registry's `release_key` has it."""
+    """Return the inputs that identify a release, as `release_key` of the registry does."""
     sets = (ref and ref.digest for ref in (facts.calibration, facts.evaluation))
     training = facts.training.model_dump(mode="json", exclude={"finished_at"})
     serving = facts.serving.model_dump(mode="json", exclude_none=True) if facts.serving is not None else {}

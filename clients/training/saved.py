@@ -1,4 +1,4 @@
-"""The folder that a checkpoint is saved in before it is published: it stays if publishing fails."""
+"""The folder of a saved checkpoint, which stays if publishing fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clients.training.errors import PublishError
 
 
 def new_folder(beside: Path | None) -> Path:
-    """Return a new folder below `beside`, which is created if missing, else in the system's temporary folder.
+    """Return a new folder below `beside`, by default in the system's temporary folder.
 
     Raises:
         PublishError: The folder cannot be created.

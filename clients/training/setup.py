@@ -1,7 +1,7 @@
 """Build `slipway_client`: this folder with the contracts inside it.
 
-In the repository the client imports `contracts` and `clients.training` from the root. In the distribution both are in
-one package, so that installing it adds a single name. The build rewrites the imports of its copies, not the sources.
+In the repository the client imports `contracts` and `clients.training` from the root; the distribution has a single
+package. The build rewrites the imports in its copies, not in the sources.
 """
 
 import re
@@ -25,7 +25,7 @@ class BuildRenamed(build_py):  # type: ignore[misc]  # setuptools is not typed
         return [module for module in modules if (module[0], module[1]) != (PACKAGE, "setup")]
 
     def build_module(self, module: str, module_file: str, package: str) -> Any:
-        """Copy one module and rewrite its absolute imports."""
+        """Copy a module and rewrite its absolute imports."""
         built, copied = super().build_module(module, module_file, package)
         path = Path(built)
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The trace that a training job runs in, so that its release continues it."""
+"""The trace of a training job, continued by its release."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 def current_traceparent() -> str | None:
     """Return the W3C traceparent of the current span; None without a trace.
 
-    That is OpenTelemetry's current span if this process uses it, else the environment variable TRACEPARENT.
+    The span is OpenTelemetry's current span, else from the environment variable TRACEPARENT.
     """
     api = sys.modules.get("opentelemetry.trace")
     context = api.get_current_span().get_span_context() if api is not None else None

@@ -1,4 +1,4 @@
-"""Publish a model that is in memory, from all processes that trained it: one of them saves, uploads and announces."""
+"""Publishing of a trained model from all processes of the training: the first saves, uploads and announces."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
 ) -> Published:
     """Save a trained model and publish it, once; call it in every process of the training.
 
-    All processes gather the weights where each of them holds a part (FSDP, ZeRO-3). The first process of all nodes
-    saves with `save_pretrained`, uploads and publishes; the others wait. If that fails, it fails in every process.
+    All processes gather sharded weights (FSDP, ZeRO-3). The first process of all nodes saves with `save_pretrained`,
+    uploads and publishes; the others wait. An error is raised in every process.
 
     Args:
         trained: A model of transformers or PEFT, also within DDP, FSDP, DeepSpeed or torch.compile.
-        folder: Folder of the first process to save in, which stays; by default a new one, which is removed once the
-            checkpoint is published. If that fails, it stays, and the error names it.
-        evaluate: Called with the trained model in every process after it was saved, because sharded weights need all
-            of them; what the first process returns is published as evaluation results.
-        tokenizer: Tokenizer of the training, or a processor that has one. It is saved too where the checkpoint includes
-            an embedding (full weights, or a LoRA with the embedding): tokens that were added are nowhere else.
-        kept_in: Folder of the first process for the new one; by default that of the system's temporary files.
+        folder: Folder of the first process for the checkpoint; by default a new folder, removed after publishing. The
+            error of a failure names it.
+        evaluate: Called with the trained model in every process after the save. The results of the first process are
+            published.
+        tokenizer: Tokenizer or processor of the training. It is saved if the checkpoint includes the embedding (full
+            weights, or a LoRA with the embedding), for added tokens.
+        kept_in: Parent of the new folder; by default the system's temporary folder.
 
     The other arguments are those of `publish_checkpoint`.
 
     Raises:
-        PublishError: Publishing failed in this process, or in another one.
+        PublishError: Publishing failed in this or another process.
     """
     chosen = completed(options)  # a mistake is refused before all processes gather
     processes = Processes()
@@ -76,9 +76,9 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
 def save_in_first(
     processes: Processes, trained: Any, folder: Path | None, *, beside: Path | None, tokenizer: Any
 ) -> Path:
-    """Save a model in the first process, with the weights of all; return the folder, in every process.
+    """Save a model in the first process with the weights of all processes; return the folder in every process.
 
-    Without a folder it makes a new one `beside`, or else among the system's temporary files.
+    Without a folder, a new folder is made in `beside`, by default in the system's temporary folder.
     """
     weights = processes.together(lambda: gather(trained))
 
@@ -98,7 +98,7 @@ def save_in_first(
 
 
 def save(trained: Any, folder: Path, weights: Weights | None) -> None:
-    """Write a model as safetensors; `weights` are the gathered ones, if no process has all of them."""
+    """Write a model as safetensors; `weights` are gathered weights, or None if this process has all weights."""
     inner = unwrapped(trained)
     if not hasattr(inner, "save_pretrained"):
         raise PublishError(
@@ -111,9 +111,9 @@ def save(trained: Any, folder: Path, weights: Weights | None) -> None:
 
 
 def complete(trained: Any, folder: Path, tokenizer: Any) -> None:
-    """Save the tokenizer with weights that include an embedding, and sort the sets in PEFT's configuration.
+    """Save the tokenizer if the weights include an embedding, and sort the sets in PEFT's configuration.
 
-    `tokenizer` is the training's tokenizer, or a processor with one; None to publish none.
+    `tokenizer` is the training's tokenizer or processor, or None.
     """
     inner = unwrapped(trained)
     _sort_sets(inner, folder / "adapter_config.json")
@@ -123,10 +123,10 @@ def complete(trained: Any, folder: Path, tokenizer: Any) -> None:
 
 
 def has_embedding(folder: Path, config: Any) -> bool:
-    """Return whether a saved checkpoint has the embedding or the head itself, as full weights do and few LoRAs.
+    """Return whether a saved checkpoint includes the embedding or the head, as full weights and few LoRAs do.
 
-    The tokenizer of one without is the base's, and its chat template, too: the training's own may differ in what does
-    not matter, such as a template that marks what is learned.
+    Other LoRAs are served with the base's tokenizer and chat template: the training's may differ in irrelevant ways,
+    for example in marks of the learned tokens.
     """
     adapter = folder / "adapter_model.safetensors"
     if not adapter.is_file():
@@ -138,9 +138,9 @@ def has_embedding(folder: Path, config: Any) -> bool:
 
 
 def _sort_sets(trained: Any, path: Path) -> None:
-    """Sort the lists in PEFT's configuration whose order depends on the hash seed.
+    """Sort the sets in PEFT's configuration, because their order depends on the hash seed of the process.
 
-    Otherwise a run that is resumed in another process has other bytes, and would be another release.
+    A resumed run then has the same bytes, and the same release.
     """
     if not path.is_file():
         return

@@ -1,7 +1,4 @@
-"""Upload files by URLs that the registry signs, until it has all of them and has verified them.
-
-Uploading the same files again transfers nothing; what arrived before a failure is not sent again.
-"""
+"""Uploads by signed URLs of the registry, until it has verified all files. Stored parts are not sent again."""
 
 import asyncio
 import functools
@@ -29,17 +26,17 @@ Progress = Callable[[int, int], None]
 
 PARALLEL = 4
 FRUITLESS_ROUNDS = 5
-"""Rounds in which nothing arrives, until the upload is given up."""
+"""Maximum number of rounds in which nothing arrives."""
 _BLOCK = 1 << 20
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint that are uploaded: weights as safetensors, configuration, tokenizer.
+    """Return the files of a checkpoint to upload: weights as safetensors, configuration, tokenizer.
 
-    Optimizer states, other pickles of a Trainer, and model cards are not uploaded.
+    Optimizer states, other pickles and model cards are left out.
 
     Raises:
-        PublishError: the folder does not exist, or holds no safetensors.
+        PublishError: The folder does not exist, or has no safetensors.
     """
     if not folder.is_dir():
         raise PublishError(f"The folder {folder} does not exist: name the folder that save_pretrained wrote.")
@@ -55,7 +52,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def describe_file(path: Path) -> AnnouncedFile:
-    """Return name, size and digests of a file; a file that did not change is not read again.
+    """Return name, size and digests of a file; an unchanged file is not read again.
 
     Raises:
         PublishError: It cannot be read.
@@ -70,7 +67,7 @@ def describe_file(path: Path) -> AnnouncedFile:
 
 @functools.lru_cache(maxsize=1024)
 def _digests_of_file(path: Path, size: int, _modified_ns: int) -> tuple[str, tuple[str, ...]]:
-    """Return the digest of a file, and those of its parts if it has several."""
+    """Return the digest of a file, and the digests of its parts if it has several."""
     whole, parts = hashlib.sha256(), []
     with path.open("rb") as file:
         for _ in range(0, max(size, 1), PART_BYTES):
@@ -84,7 +81,7 @@ def _digests_of_file(path: Path, size: int, _modified_ns: int) -> tuple[str, tup
 
 
 class Uploader:
-    """Uploads the files of one model's training job."""
+    """Uploads the files of a training job."""
 
     def __init__(self, connection: Connection, model: str, publisher: Publisher) -> None:
         self._model = model

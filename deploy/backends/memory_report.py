@@ -1,6 +1,7 @@
-"""Writes the peak memory of a model's processes beside its configuration, for server-manager.
+"""Writes the memory use of a model's processes beside its configuration, for server-manager to read.
 
-Measured as proportional set size (PSS), so that shared pages are counted once; CPU memory only.
+The share of each process (PSS) counts, so that pages which several models share are counted once. It is the highest
+that was seen, because a cache fills as it is used. Only memory of the processor is measured.
 """
 
 import contextlib
@@ -12,17 +13,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 NAME = "slipway-memory.json"
-"""File in the folder of the model's configuration."""
+"""Name of the file in the folder of the model's configuration."""
 EVERY_S = 10.0
 GROWTH_RATIO = 1.02
-"""Growth over the last written peak at which a new one is written."""
+"""A peak is written once it is so much higher than the one before."""
 
 
 def start(folder: str, every_s: float = EVERY_S) -> None:
-    """Measure this process and its descendants from now on, in a daemon thread.
+    """Measure this process and all below it from now on, in a thread that ends with the process.
 
     Args:
-        folder: the folder of the model's configuration; empty for no measurement.
+        folder: the folder of the model's configuration; empty: nothing is measured.
         every_s: seconds between two measurements.
     """
     if not folder:
@@ -40,7 +41,7 @@ def _report(folder: Path, every_s: float) -> None:
 
 
 def write(folder: Path, peak_bytes: int) -> bool:
-    """Replace the memory report in a folder; return whether it could be written."""
+    """Replace the memory report in a folder; return False if it cannot be written, for example to a missing folder."""
     partial = folder / f"{NAME}.{os.getpid()}"
     try:
         partial.write_text(json.dumps({"peak_bytes": peak_bytes}), encoding="ascii")
@@ -53,7 +54,7 @@ def write(folder: Path, peak_bytes: int) -> bool:
 
 
 def measure(pids: Iterable[int]) -> int:
-    """Return the total bytes of processes; 0 for an ended one."""
+    """Return the bytes that processes take together; one that has ended takes none."""
     return sum(map(_measure_one, pids))
 
 
@@ -66,7 +67,7 @@ def _measure_one(pid: int) -> int:
 
 
 def list_family(pid: int) -> list[int]:
-    """Return a process and its descendants, nearest first."""
+    """Return a process and every descendant of it."""
     family = [pid]
     for parent in family:  # grows
         for listing in Path(f"/proc/{parent}/task").glob("*/children"):

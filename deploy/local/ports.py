@@ -1,4 +1,4 @@
-"""Loopback ports below the kernel's ephemeral range, the same in every run."""
+"""Choose loopback ports below the kernel's ephemeral range, and keep them from run to run."""
 
 import atexit
 import errno
@@ -9,16 +9,17 @@ from collections.abc import Iterable, Mapping
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 10_000, 21_999
 FIRST_CHOICE = {"gateway": 8080, "console": 8082}
-"""Preferred ports of a new stack; the others are random."""
+"""Ports of a new stack, where they are free; the others are drawn at random."""
 SHADOW_OFFSET = 10_000
 """The S3 server's parts also listen on, or call, their port plus this: still below the ephemeral range."""
 _reserved: dict[int, socket.socket] = {}
 
 
 def reserve(port: int) -> bool:
-    """Reserve a port for this process until its end or `release`; return False if another process has it.
+    """Reserve a port for this process until it ends or releases the port; return False if another process has it.
 
-    So stacks that start at the same time choose different ports. The kernel releases a killed process's reservations.
+    So two stacks that start at the same time choose different ports, though nothing listens there yet. The kernel
+    releases what a killed process has reserved.
     """
     if port in _reserved:
         return True
@@ -33,7 +34,7 @@ def reserve(port: int) -> bool:
 
 
 def release(port: int) -> None:
-    """Release a reserved port."""
+    """Let others have a port."""
     if (name := _reserved.pop(port, None)) is not None:
         name.close()
 
@@ -45,7 +46,7 @@ def _release_all() -> None:
 
 
 def is_free(port: int) -> bool:
-    """Return whether a port and its shadow are free."""
+    """Return whether a port and its shadow can be listened on now."""
     return all(_can_bind(candidate) for candidate in (port, port + SHADOW_OFFSET))
 
 
@@ -60,7 +61,7 @@ def _can_bind(port: int) -> bool:
 
 
 def choose_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
-    """Return a port for each name: its earlier one if free, else a new one.
+    """Return a port for each name: its earlier one while that is free, else a new one.
 
     Raises:
         RuntimeError: no free port was found.
@@ -76,7 +77,7 @@ def choose_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int
 
 
 def keep_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
-    """Return a port for each name, and all kept ones, which routes may still name.
+    """Return a port for each name, and those of names that are not needed now: routes may still name them.
 
     Raises:
         RuntimeError: no free port was found.
@@ -85,7 +86,7 @@ def keep_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
 
 
 def _take(port: int) -> bool:
-    """Reserve a free port; return whether that succeeded."""
+    """Reserve a port that nothing listens on; return whether it is this process's now."""
     if not reserve(port):
         return False
     if is_free(port):

@@ -1,7 +1,8 @@
 """Find and end the processes of a stack, and no others.
 
-A process belongs to the stack by any of three marks: its environment (unless overwritten by a process title), its
-session (each part leads its own) with the working folder, or its parent (the supervisor adopts orphans).
+Three marks survive different accidents: the environment (lost when a program writes its title over it), the session
+(each part leads its own) together with the working folder, and the parent (the supervisor adopts its orphans).
+A process belongs to the stack when at least one mark says so.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Process:
-    """A row of the process table; `started_ticks` distinguishes processes with the same pid."""
+    """A row of the process table. `started_ticks` distinguishes a process from a later one with the same pid."""
 
     pid: int
     parent: int
@@ -32,7 +33,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Marks:
-    """The marks of a stack's processes."""
+    """The marks that identify the processes of a stack."""
 
     stack_id: str
     run_folder: Path
@@ -40,14 +41,14 @@ class Marks:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The leader of a part's session, as recorded at its start."""
+    """The process that leads a part's session, as recorded when it was started."""
 
     pid: int
     started_ticks: int
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of its descendants' orphans."""
+    """Make this process the parent of its descendants' orphans, so that none is lost."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -62,13 +63,13 @@ def read_process(pid: int) -> Process | None:
 
 
 def list_processes() -> list[Process]:
-    """Return the process table."""
+    """Read the whole process table."""
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
     return [process for pid in pids if (process := read_process(pid)) is not None]
 
 
 def variables_of(pid: int) -> dict[str, str]:
-    """Return a process's initial environment; empty if it cannot be read."""
+    """Return the environment that a process was started with; empty if it cannot be read."""
     try:
         data = (PROC / str(pid) / "environ").read_bytes()
     except OSError:
@@ -78,7 +79,7 @@ def variables_of(pid: int) -> dict[str, str]:
 
 
 def is_running(recorded: Recorded) -> bool:
-    """Return whether a recorded process still runs."""
+    """Return whether a recorded process still runs, and is not another one with its pid."""
     process = read_process(recorded.pid)
     return process is not None and not process.zombie and process.started_ticks == recorded.started_ticks
 
@@ -91,10 +92,10 @@ def _works_in(pid: int, folder: Path) -> bool:
 
 
 def find_leftovers(marks: Marks, recorded: Iterable[Recorded], *, spare: Iterable[int] = ()) -> list[Process]:
-    """Return all living processes of a stack with their descendants, except `spare`.
+    """Return all living processes of a stack, descendants included, except those in `spare`.
 
-    The kernel reuses session ids, so members of a session must also work in the stack's folder and be no older than its
-    leader.
+    A session counts only for processes that also work in the stack's folder and are no older than its leader: the
+    kernel reuses pids and session ids.
     """
     table = {process.pid: process for process in list_processes() if not process.zombie}
     leaders = {leader.pid: leader.started_ticks for leader in recorded}
@@ -115,7 +116,7 @@ def find_leftovers(marks: Marks, recorded: Iterable[Recorded], *, spare: Iterabl
 
 
 def find_part_leftovers(marks: Marks, part: str, leader: Recorded, *, living_sessions: Iterable[int]) -> list[Process]:
-    """Return the processes left by a dead part: by its session or mark, and orphans without a living part."""
+    """Return the processes that a dead part left: those of its session or mark, and orphans of no living part."""
     living = set(living_sessions)
     leftovers = []
     for process in list_processes():
@@ -139,7 +140,7 @@ def find_part_leftovers(marks: Marks, part: str, leader: Recorded, *, living_ses
 
 
 def kill(processes: Iterable[Process], signal_number: int = signal.SIGKILL) -> None:
-    """Signal processes that still run."""
+    """Signal processes, except those that are gone or whose pid now belongs to another process."""
     for process in processes:
         now = read_process(process.pid)
         if now is not None and now.started_ticks == process.started_ticks:
@@ -148,7 +149,7 @@ def kill(processes: Iterable[Process], signal_number: int = signal.SIGKILL) -> N
 
 
 def end_all(find: Callable[[], list[Process]], *, grace_s: float) -> list[Process]:
-    """Send SIGTERM, then SIGKILL, until no process is left; return the remaining ones."""
+    """Send SIGTERM, then SIGKILL, until no process is left; return those that could not be ended."""
     kill(find(), signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while find() and time.monotonic() < deadline:
@@ -163,7 +164,7 @@ def end_all(find: Callable[[], list[Process]], *, grace_s: float) -> list[Proces
 
 
 def collect_orphans(known: Iterable[int] = ()) -> None:
-    """Reap adopted children that have ended, except `known`."""
+    """Reap adopted children that have ended; children in `known` are left to their owner."""
     with contextlib.suppress(ChildProcessError):  # there is no child
         if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return  # none has ended: the table of all processes need not be read

@@ -50,7 +50,7 @@ BUCKETS = (
     "attachments",
 )
 USAGE_DAYS = 100.0
-"""Days that an account's usage is kept after its last request: this month and the two before."""
+"""Days that what an account used is kept after its last request: this month, and the two before."""
 _MEBIBYTE = 1024 * 1024
 _BUCKET_BYTES = {
     "releases": 2048 * _MEBIBYTE,
@@ -67,22 +67,23 @@ LIMITS: Mapping[str, int] = {
     TELEMETRY: 64 * _MEBIBYTE,
     **{f"KV_{name}": _BUCKET_BYTES.get(name, 128 * _MEBIBYTE) for name in BUCKETS},
 }
-"""Size limit of each stream in bytes; a bucket is the stream `KV_<bucket>`.
+"""Bytes that each stream may hold; a bucket is the stream `KV_<bucket>`.
 
-A server with a full store refuses all writes, also of routes. So every stream has a limit, and the server's
-`max_file_store` is at least `file_bytes`.
+A server whose store is full refuses every write, those of key-value records too. So no stream is without a limit, and
+the server's `max_file_store` is at least `file_bytes`: a full stream then never keeps a route from being written.
 """
 KEEPS_THE_NEWEST = (ORDERS, EVENTS, DEADLETTER)
-"""Streams on disk that drop their oldest messages when full, so that publication is never blocked.
+"""Streams on disk that drop the oldest when they are full: what cannot be stored there would hold up other work.
 
-Orders expire within a day, and releases and versions keep their own records.
+An order counts for a day at most, so an order of now matters more than any old one. What releases and versions need of
+an event is in their records.
 """
 EVENT_DAYS = 90.0
-"""Default days that announcements, orders and events are kept."""
+"""Days that announcements, orders and events are kept, unless an installation says otherwise."""
 CONSUMERS = 1000
-"""Default limit of consumers of a stream since NATS 2.15 (`default_max_consumers`)."""
+"""Consumers that NATS lets a stream have since 2.15, unless its configuration says so (`default_max_consumers`)."""
 FROM_OUTSIDE_BYTES = EVENT_BYTES + 16 * 1024
-"""Largest message from outside, with headers; up to this size, one above `EVENT_BYTES` gets an answer."""
+"""The most bytes of a message from outside with its headers; a smaller one above `EVENT_BYTES` is answered."""
 
 
 def file_bytes(limits: Mapping[str, int] = LIMITS) -> int:
@@ -99,7 +100,7 @@ def streams(
 ) -> list[StreamConfig]:
     """Return the configurations of the five streams.
 
-    Messages on disk expire after `event_days`, except dead letters; telemetry is kept in memory.
+    Messages on disk expire after `event_days`, except dead letters; telemetry is in memory, and the oldest is dropped.
     """
     kept = [
         StreamConfig(
@@ -131,14 +132,15 @@ def streams(
 
 
 def consumer(service: str, fact: type[Fact], environment: Environment = "production") -> tuple[Stream, ConsumerConfig]:
-    """Return a service's durable consumer of a fact.
+    """Return a service's durable consumer of a fact; admission is strictly one at a time, in stream order.
 
-    Checkpoints are admitted one at a time, in stream order. Other consumers have no limit of unacknowledged messages:
-    messages returned with a delay count as unacknowledged, so one model's would block all.
+    All others have no limit of unacknowledged messages: what is returned with a delay counts as one, so that with a
+    limit the waiting messages of one model would stop those of all. Each service asks for one message at a time anyway.
     """
     stream = stream_of(fact)
     if stream is None:
-        raise ValueError(f"{fact.TYPE} is not stored, so nothing can consume it durably")
+        msg = f"{fact.TYPE} is not stored, so nothing can consume it durably"
+        raise ValueError(msg)
     config = ConsumerConfig(
         durable_name=durable_name(service, fact, environment),
         filter_subject=filter_subject(fact, environment),

@@ -1,4 +1,4 @@
-"""DSSE envelopes of statements: signed and verified with ECDSA P-256 (securesystemslib)."""
+"""Signs statements as DSSE envelopes, and opens envelopes whose signature holds (ECDSA P-256, securesystemslib)."""
 
 import hashlib
 import json
@@ -40,11 +40,11 @@ class Subjects:
     """The subjects of a claim, and its inputs.
 
     Attributes:
-        named: Digests of the subjects by name.
-        materials: Digests of the inputs.
-        follows: Digests of the envelopes of earlier attestations.
-        previous: Digest of the previous envelope in a version's chain, if any.
-        number: Number in that chain.
+        named: Digests by name.
+        materials: What went in.
+        follows: Digests of the envelopes of attestations that it builds on.
+        previous: Digest of the envelope before it in the chain of a version, if it is in one.
+        number: Its number in that chain.
     """
 
     named: dict[str, str] = field(default_factory=dict)
@@ -79,9 +79,8 @@ class Attester:
         """
         key = serialization.load_pem_private_key(private_key, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise ValueError(  # noqa: TRY004 - the file is wrong, not a type in the program
-                f"the attestation key of {name} is no ECDSA key on the curve P-256: make it with `slipway keys init`"
-            )
+            msg = f"the attestation key of {name} is no ECDSA key on the curve P-256: make it with `slipway keys init`"
+            raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not a type in the program
         self.name = name
         self.public_key = public_pem(key.public_key())
         self.key_id = key_id(self.public_key)
@@ -90,34 +89,34 @@ class Attester:
 
     @classmethod
     def from_settings(cls, connection: Connection, service: str, clock: Clock) -> "Attester":
-        """Return the attester of a service with the key in its settings.
+        """Return the attester of a service with the key that its settings name.
 
         Raises:
-            ValueError: The key is not set, or cannot be read.
+            ValueError: The settings name no key, or one that cannot be read.
         """
         path = connection.attestation_key
         if path is None:
-            raise ValueError(
+            msg = (
                 f"SLIPWAY_ATTESTATION_KEY is not set: {service} signs what it makes. `slipway keys init` makes "
                 f"attestation/{service}.pem in the folder of keys."
             )
+            raise ValueError(msg)
         try:
             return cls(service, path.read_bytes(), clock)
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"SLIPWAY_ATTESTATION_KEY names {path}, which is no readable attestation key: {error}"
-            ) from error
+            msg = f"SLIPWAY_ATTESTATION_KEY names {path}, which is no readable attestation key: {error}"
+            raise ValueError(msg) from error
 
     def listed(self) -> AttesterKey:
-        """Return this key as an always valid list entry, to recognise its own signatures."""
+        """Return this key as a list entry that is always valid, to recognise its own signatures."""
         return listed(self.name, self.public_key, valid_from=datetime.min.replace(tzinfo=UTC))
 
     def signed(self, envelope: bytes) -> bool:
-        """Return whether an envelope is signed by this key."""
+        """Return whether an envelope is signed by the current key, as earlier keys may be revoked."""
         return isinstance(open_envelope(envelope, (self.listed(),)), Signed)
 
     def sign(self, step: Step, about: Subjects, details: dict[str, object] | None = None) -> bytes:
-        """Return the signed envelope of a statement."""
+        """Return the envelope of a statement, as it is stored."""
         claim = Claim(
             step=step,
             attester=self.name,
@@ -147,23 +146,24 @@ class Attester:
 
 
 class Trust:
-    """The listed keys of attesters, read at every use, so that a revocation takes effect at once."""
+    """The listed keys of attesters, read again at every use, so that a revocation takes effect at once."""
 
     def __init__(self, path: Path) -> None:
-        """Use the file `trust/attesters.json` of a folder of keys."""
+        """Take the file `trust/attesters.json` of a folder of keys."""
         self.path = path
 
     @classmethod
     def from_settings(cls, connection: Connection) -> "Trust":
-        """Return the list of keys in the settings.
+        """Return the trust that the settings name.
 
         Raises:
-            ValueError: The list is not set, or cannot be read.
+            ValueError: The settings name no list of keys, or one that cannot be read.
         """
         if connection.attesters is None:
-            raise ValueError(
+            msg = (
                 "SLIPWAY_ATTESTERS is not set: name trust/attesters.json in the folder that `slipway keys init` makes."
             )
+            raise ValueError(msg)
         trust = cls(connection.attesters)
         try:
             trust.keys()
@@ -180,9 +180,8 @@ class Trust:
         try:
             return _KEYS.validate_json(self.path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise Permanent(
-                "key_not_trusted", f"The list of attesters' keys, {self.path}, cannot be read: {error}."
-            ) from error
+            reason = f"The list of attesters' keys, {self.path}, cannot be read: {error}."
+            raise Permanent("key_not_trusted", reason) from error
 
     def known(self) -> tuple[AttesterKey, ...]:
         """Return the listed keys; none if the file cannot be read, with a warning."""
@@ -194,7 +193,7 @@ class Trust:
 
 
 def listed(name: str, public_key: str, **dates: object) -> AttesterKey:
-    """Return the list entry of a key, with the steps that its service attests."""
+    """Return the entry of a key in the list, with the steps that its service attests."""
     steps = tuple(step for step in STEPS if ATTESTED_BY[step] == name)
     return AttesterKey.model_validate(
         {"attester": name, "key_id": key_id(public_key), "public_key": public_key, "steps": steps, **dates}
@@ -242,7 +241,7 @@ def _parse_envelope(data: bytes) -> Envelope | None:
 
 
 def key_id(public_key: str) -> str:
-    """Return the id of a public key (PEM): its SHA-256, as in the OpenSSF model signing format."""
+    """Return the id of a public key (PEM), as the OpenSSF model signing format has it."""
     return hashlib.sha256(public_key.encode()).hexdigest()
 
 

@@ -24,7 +24,11 @@ def histogram(declared: Metric, registry: CollectorRegistry) -> Histogram:
 
 
 class BoundedLabel:
-    """A label with values from outside: the first ones up to a limit are kept, all later ones become `other`."""
+    """Values of a label that come from outside: beyond a limit, all others are `other`.
+
+    The first values keep their label until the process ends: series that change their meaning mislead more than some
+    without a name.
+    """
 
     def __init__(self, limit: int = LABEL_VALUES) -> None:
         self._limit = limit
@@ -41,7 +45,10 @@ class BoundedLabel:
 
 
 class Counts:
-    """A gauge of counts by labels; each source, a record, replaces its earlier counts. Unused labels are set to 0."""
+    """A gauge of counts by labels; each source replaces its earlier counts.
+
+    A source is a record. Labels that no source names any more are 0: their series would keep the last value otherwise.
+    """
 
     def __init__(self, metric: Gauge) -> None:
         self._metric = metric
@@ -49,7 +56,7 @@ class Counts:
         self._shown: set[tuple[str, ...]] = set()
 
     def replace(self, source: str, counts: Mapping[tuple[str, ...], float]) -> None:
-        """Replace the counts of a source."""
+        """Take the counts of a source in place of those before."""
         if self._by_source.get(source, {}) == counts:
             return
         if counts:
@@ -59,7 +66,7 @@ class Counts:
         self._show(counts)
 
     def keep_only(self, sources: Iterable[str]) -> None:
-        """Forget all other sources."""
+        """Forget the sources that are not listed."""
         gone = self._by_source.keys() - set(sources)
         for source in gone:
             del self._by_source[source]

@@ -1,4 +1,4 @@
-"""Small objects of one bucket: read and written whole, create-only, in versions."""
+"""Objects of one bucket: small ones read and written whole, create-only, in versions; every failure has a code."""
 
 import base64
 import hashlib
@@ -25,15 +25,15 @@ from shared.storage.transfer import LargeObjectError, ShortObjectError, Transfer
 
 
 class UnreadableObjects:
-    """The objects that this process could not read at its last attempt."""
+    """The objects of a store that could not be read the last time, as this process saw them."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Start empty."""
+        """Take the clock."""
         self._monotonic = monotonic
         self._failing: dict[str, tuple[int, float]] = {}
 
     def note_failure(self, key: str) -> Transient:
-        """Count a failed read; return `object_unreadable` with the number and seconds of failures in a row."""
+        """Count a failed read; return `object_unreadable`, with the reads that failed in a row and their seconds."""
         now_s = self._monotonic()
         tries, since_s = self._failing.get(key, (0, now_s))
         self._failing[key] = (tries + 1, since_s)
@@ -42,17 +42,17 @@ class UnreadableObjects:
         return Transient("object_unreadable", reason, object=key, tries=tries + 1, failing_s=failing_s)
 
     def note_read(self, key: str) -> None:
-        """Forget the failures of an object after a read."""
+        """Forget the failures of an object that was read."""
         self._failing.pop(key, None)
 
 
 T = TypeVar("T")
 
 WHOLE_BYTES = 128 * 1024**2
-"""Size limit of objects read whole; manifests have kilobytes, sets of texts tens of megabytes."""
+"""The largest object that is read into memory whole: manifests have kilobytes, sets of texts some tens of megabytes."""
 
 _OTHERS_READ = 3
-"""Number of other objects tried after a failed read."""
+"""Other objects that are read where one cannot be, until the store reads one of them."""
 _ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented")
 _PRECONDITION_FAILED = "PreconditionFailed"
@@ -65,13 +65,13 @@ class AlreadyExists(Exception):  # noqa: N818 - an answer, not a failure
 
 @dataclass(frozen=True)
 class Retention:
-    """An object version's retention: its end, and its mode (governance can be bypassed by a permission)."""
+    """The end of an object version's retention, and the mode: whether a special permission can end it earlier."""
 
     mode: LockMode
     until: datetime
 
     def headers(self, data: bytes) -> dict[str, str]:
-        """Return the headers of a write under lock, with the checksum that S3 then requires."""
+        """Return the headers of a request that writes these bytes under lock; stores ask for a checksum with them."""
         checksum = hashlib.md5(data, usedforsecurity=False).digest()
         return {
             "x-amz-object-lock-mode": self.mode.upper(),
@@ -85,8 +85,8 @@ class ObjectVersion:
     """A version of an object, or a delete marker over it.
 
     Attributes:
-        version_id: Its id; `null` for one written before versioning was enabled.
-        latest: Whether readers without a version get this one, or 404 for a marker.
+        version_id: Its id; `null` for one that was written before the bucket had versions.
+        latest: A reader who names no version gets this one, or of a marker the answer that there is nothing.
     """
 
     key: str
@@ -98,10 +98,10 @@ class ObjectVersion:
 
 
 class ObjectStore:
-    """The small objects of a bucket. Synchronous: call through `asyncio.to_thread`."""
+    """A bucket, as far as its objects are small. Synchronous: call through `asyncio.to_thread`."""
 
     def __init__(self, connection: Connection) -> None:
-        """Use the settings; raise ValueError if `s3_ca` cannot be read."""
+        """Take the settings; raise ValueError if `s3_ca` names no readable certificate."""
         self.bucket = connection.s3_bucket
         self._pins: Mapping[str, str] = {}
         self._unreadable = UnreadableObjects()
@@ -116,7 +116,7 @@ class ObjectStore:
     # -- start-up ---------------------------------------------------------------------------------------------------
 
     def ensure_bucket(self) -> None:
-        """Create the bucket if missing, with versions and object lock if the server supports them."""
+        """Make the bucket if it is not there, with versions and object lock if the server has them."""
         with self._translated("the bucket"):
             if self._client.bucket_exists(bucket_name=self.bucket):
                 return
@@ -145,7 +145,10 @@ class ObjectStore:
             return all(entry.object_name == PROBE for entry in tops)
 
     def check_create_only(self) -> None:
-        """Raise Permanent unless the server honours create-only puts (`If-None-Match`)."""
+        """Prove that the server honours create-only puts; raise Permanent when it does not.
+
+        A server that ignores `If-None-Match` would let two writers overwrite each other's commits.
+        """
         key = f"{PROBE}{secrets.token_hex(8)}"
         self.create(key, b"first")
         try:
@@ -184,7 +187,7 @@ class ObjectStore:
         return f"s3://{self.bucket}/{key}"
 
     def key_of(self, uri: str) -> str:
-        """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for other URIs."""
+        """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for any other location."""
         match = _URI.match(uri)
         if match is None or match["bucket"] != self.bucket or ".." in match["key"].split("/"):
             raise Permanent("uri_not_allowed", f"{uri[:200]} is not in the bucket {self.bucket}.")
@@ -193,18 +196,18 @@ class ObjectStore:
     # -- small objects ----------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> bytes | None:
-        """Return a small object, or None.
+        """Read a small object whole; None when it does not exist.
 
         Raises:
-            Permanent: artifact_not_found above WHOLE_BYTES.
+            Permanent: artifact_not_found when it is larger than WHOLE_BYTES.
         """
         return self._read(key)
 
     def get(self, ref: ArtifactRef) -> bytes:
-        """Return a small artifact, with verified size and digest.
+        """Read a small artifact whole and verify its size, before anything is read, and its digest.
 
         Raises:
-            Permanent: artifact_not_found, also above WHOLE_BYTES; digest_mismatch.
+            Permanent: artifact_not_found, also when it is larger than WHOLE_BYTES; digest_mismatch.
         """
         data = self._read(self.key_of(ref.uri), ref.size_bytes)
         if data is None:
@@ -225,25 +228,27 @@ class ObjectStore:
                 raise
 
     def create(self, key: str, data: bytes, retention: Retention | None = None) -> ArtifactRef:
-        """Write a new object, optionally under lock; raise AlreadyExists if it exists."""
+        """Write an object that must not exist yet, under lock if asked for; raise AlreadyExists when it does."""
         headers = retention.headers(data) if retention is not None else {}
         with self._translated(key), self._client.creating():
             self._client.write(self.bucket, key, memoryview(data), headers=headers)
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
     def ref_to(self, key: str) -> ArtifactRef:
-        """Return the ref of an object; raise Permanent artifact_not_found without one."""
+        """Return the ref of an object that exists; raise Permanent artifact_not_found when it does not."""
         data = self.find(key)
         if data is None:
             raise Permanent("artifact_not_found", f"{self.uri(key)} does not exist.")
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
     def keys(self, prefix: str) -> list[str]:
-        """Return the keys below a prefix."""
-        return list(self.sizes(prefix))
+        """List the keys below a prefix."""
+        with self._translated(prefix):
+            listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
+            return [entry.object_name for entry in listed if entry.object_name]
 
     def folders(self, prefix: str) -> list[str]:
-        """Return the folders directly below a prefix, without final slashes."""
+        """List the folders directly below a prefix, without their final slash."""
         with self._translated(prefix):
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix)
             return [entry.object_name.rstrip("/") for entry in listed if entry.object_name and entry.is_dir]
@@ -257,9 +262,9 @@ class ObjectStore:
     # -- versions ---------------------------------------------------------------------------------------------------
 
     def bytes_below(self, prefix: str) -> dict[str, int]:
-        """Return the bytes below a prefix, by key and version, and of unfinished uploads by key and upload.
+        """Return the bytes below a prefix, by key and version, or by key and upload for parts of unfinished uploads.
 
-        An upload that ends between the two listings is counted twice.
+        What becomes an object between the two lists is in both, rather than in none.
         """
         with self._translated(prefix):
             arrived: dict[str, int] = self._client.arrived(self.bucket, prefix)
@@ -270,7 +275,7 @@ class ObjectStore:
         }
 
     def versions(self, prefix: str) -> list[ObjectVersion]:
-        """Return the versions and delete markers of all objects below a prefix, by key, oldest first."""
+        """List the versions and delete markers of all objects below a prefix, of each object the oldest first."""
         with self._translated(prefix):
             listed = self._client.list_objects(
                 bucket_name=self.bucket, prefix=prefix, recursive=True, include_version=True
@@ -291,16 +296,16 @@ class ObjectStore:
         return sorted(versions, key=lambda version: (version.key, version.modified, version.latest))
 
     def pinned(self, pins: Mapping[str, str]) -> Self:
-        """Return this store with fixed versions for reads of some keys."""
+        """Return this store with the version that is read of some keys, whatever was written over it."""
         store = copy(self)
         store._pins = pins  # noqa: SLF001 - of the same class
         return store
 
     def _pinned(self, key: str, read: Callable[[str | None], T]) -> T:
-        """Read the pinned version of an object.
+        """Return the read of the pinned version.
 
         Raises:
-            Transient: `object_unreadable`: the store fails at this object only.
+            Transient: `object_unreadable`: the store fails at this object, and reads others.
         """
         try:
             content = read(self._pins.get(key))
@@ -312,7 +317,7 @@ class ObjectStore:
         return content
 
     def _reads_others(self, key: str) -> bool:
-        """Return whether the store reads another object in the same top folder."""
+        """Return whether the store can read another object below the same first folder."""
         prefix = f"{key.partition('/')[0]}/"
         try:
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
@@ -330,7 +335,7 @@ class ObjectStore:
         return False
 
     def _erase(self, key: str) -> None:
-        """Remove every version of an object."""
+        """Remove each version of an object: removing the object itself would only put a marker over them."""
         for version in self.versions(key):
             if version.key == key:
                 with self._translated(key):

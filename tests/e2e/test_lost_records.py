@@ -69,7 +69,7 @@ def purge(stack, *streams: str) -> None:
 
 def route_of(stack) -> Route | None:
     """Return the route; None while it is not written back."""
-    return asyncio.run(read_routes(find_stack(stack.state))).get(MODEL)
+    return ask_bus(find_stack(stack.state), read_routes).get(MODEL)
 
 
 def active(stack) -> int | None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from clients.cli.connection import find_stack
-from clients.cli.declared import policy_data, read_declarations
+from clients.cli.declared import read_declarations
 from clients.cli.declared_state import Change
 from clients.cli.errors import CommandError
 from clients.cli.installation import Installation, make_all
@@ -59,7 +59,7 @@ async def bus(server):
 @pytest.fixture
 def files(tmp_path):
     (tmp_path / "policy.json").write_text(
-        json.dumps({"kind": "Policy", "model": "shop-bot", "policy": policy_data(policy())})
+        json.dumps({"kind": "Policy", "model": "shop-bot", "policy": policy().model_dump(mode="json")})
     )
     (tmp_path / "shop.yaml").write_text(f"{TEAM}---\n{KEY}")
     return tmp_path
@@ -128,12 +128,14 @@ async def test_files_become_the_installation_drift_is_shown_and_nothing_undeclar
 async def test_what_another_command_changed_meanwhile_is_refused_and_what_was_made_is_named(
     server, bus, files, monkeypatch
 ):
-    (files / "other.json").write_text(json.dumps({"kind": "Policy", "model": "a-bot", "policy": policy_data(policy())}))
+    (files / "other.json").write_text(
+        json.dumps({"kind": "Policy", "model": "a-bot", "policy": policy().model_dump(mode="json")})
+    )
     declared = read_declarations([files])
     for name, value in variables_of(server, "admin").items():
         monkeypatch.setenv(name, value)
     target = Installation(find_stack(None), None, server.keys.path)
-    stale = {**policy_data(policy()), "rehearsal": "before the other command"}
+    stale = {**policy().model_dump(mode="json"), "rehearsal": "before the other command"}
     changes = [Change("create", "Policy", "a-bot"), Change("update", "Policy", "shop-bot", before=stale)]
     with pytest.raises(
         CommandError, match=r"changed by another command meanwhile.*before that: Policy a-bot"
@@ -151,7 +153,7 @@ async def test_a_policy_that_cannot_be_read_hides_no_other_and_is_replaced(serve
     code, _, err = await run(server, "apply", "-f", str(files))
     assert code == 0, err
     (files / "broken.json").write_text(
-        json.dumps({"kind": "Policy", "model": "broken-bot", "policy": policy_data(policy())})
+        json.dumps({"kind": "Policy", "model": "broken-bot", "policy": policy().model_dump(mode="json")})
     )
     code, out, _ = await run(server, "apply", "-f", str(files), "--dry-run")
     assert code == 5
@@ -235,7 +237,7 @@ async def test_a_key_that_there_is_not_is_left_to_a_person(server, tmp_path):
 
 async def test_who_may_only_read_changes_nothing(server, bus, files):
     (files / "policy.json").write_text(
-        json.dumps({"kind": "Policy", "model": "new-bot", "policy": policy_data(policy())})
+        json.dumps({"kind": "Policy", "model": "new-bot", "policy": policy().model_dump(mode="json")})
     )
     (files / "shop.yaml").unlink()
     code, _, err = await run(server, "apply", "-f", str(files), name="victor")

@@ -6,7 +6,7 @@ import pytest
 
 from clients.cli.commands.runtime import check_current
 from clients.cli.output import CommandError
-from clients.cli.releases.runtimes import list_fleets
+from clients.cli.releases.runtimes import read_fleets
 from contracts.runtimes import FleetRuntime, FleetRuntimes
 from services.console.adapters.fleets import BusFleets
 from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRuntimes
@@ -23,18 +23,18 @@ async def test_command_and_console_know_a_fleet_as_current_by_the_lease_of_its_s
         await bucket.purge(key)
     await KvRuntimes(KvRecords(lambda: js, "servers", FleetRuntimes), "main").write(FLEET)
     console = BusFleets(lambda: js, SystemClock())
-    (fleet,) = await list_fleets(js)
+    (fleet,) = await read_fleets(js)
     assert (fleet.name, fleet.endpoints, fleet.is_current, fleet.reported_at) == ("main", FLEET.runtimes, False, None)
     assert await console.read() == (fleet,)
     lead = KvLeadership(KvRecords(lambda: js, "servers", Leader), "main", "one", SystemClock(), MemoryTerms())
     assert await lead.hold()
-    (fleet,) = await list_fleets(js)
+    (fleet,) = await read_fleets(js)
     assert fleet.is_current
     assert await console.read() == (fleet,)
     written = await bucket_time(js)
     assert timedelta(seconds=-2) < datetime.now(UTC) - written < timedelta(minutes=1)
     await bucket.purge("main.leader")
-    assert [(each.is_current, each.reported_at) for each in await list_fleets(js)] == [(False, None)]
+    assert [(each.is_current, each.reported_at) for each in await read_fleets(js)] == [(False, None)]
 
 
 async def bucket_time(js):

@@ -36,7 +36,7 @@ def test_this_machine_can_run_a_stack(tmp_path):
 
 def test_the_version_and_a_variable_that_is_not_valid():
     assert slipway("--version").stdout.startswith(f"slipway {importlib.metadata.version('slipway')}, ")
-    refused = slipway("status", SLIPWAY_S3_REGION="no region")
+    refused = slipway("status", SLIPWAY_NATS_URL="nats://127.0.0.1:1", SLIPWAY_S3_REGION="no region")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("slipway: the environment is not valid: SLIPWAY_S3_REGION=no region: ")
 
@@ -44,8 +44,8 @@ def test_the_version_and_a_variable_that_is_not_valid():
 def test_programs_read_one_line_a_check(tmp_path):
     done = slipway("doctor", "--state", str(tmp_path / "state"))
     rows = [line.split("\t") for line in done.stdout.splitlines()]
-    assert {row[0] for row in rows} <= {"ok", "warning"}
-    assert "programs" in [row[1] for row in rows]
+    assert {row[1] for row in rows} <= {"ok", "warning"}
+    assert "programs" in [row[0] for row in rows]
 
 
 def test_without_an_engine_environment_it_says_what_to_do_and_nothing_is_started(tmp_path):
@@ -56,7 +56,7 @@ def test_without_an_engine_environment_it_says_what_to_do_and_nothing_is_started
     assert findings["programs"]["advice"] == "run `make setup`; without a checkout see docs/get-started.md"
     started = slipway("up", "--state", str(tmp_path / "state"), "--engine-env", missing)
     assert started.returncode == 1
-    assert f"programs         an engine environment in {missing} not installed: run `make setup`" in started.stdout
+    assert f"programs\tfailure\tan engine environment in {missing} not installed\trun `make setup`" in started.stdout
     assert not (tmp_path / "state" / "stack.json").exists()
 
 

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from clients.cli.connection import StackAddress, connected
-from clients.cli.doctor.servers import ask_nats
+from clients.cli.doctor.servers import ask_bus
 from clients.cli.reading import read_messages
 from contracts import facts as f
 from contracts.routes import Route
@@ -65,7 +65,7 @@ def gateway(cluster, toy, tmp_path_factory):
 
 
 def doctor(cluster):
-    return ask_nats(cluster.settings(ADMIN))
+    return ask_bus(cluster.settings(ADMIN))[0]
 
 
 async def test_all_streams_and_records_have_three_copies_and_doctor_names_one_that_has_not(cluster, js):

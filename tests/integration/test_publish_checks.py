@@ -1,4 +1,4 @@
-"""What `slipway publish` checks before it uploads, and what it says of a checkpoint that was released before."""
+"""What `slipway publish` checks before it uploads, and the release of a checkpoint that is published again."""
 
 import asyncio
 import json
@@ -9,17 +9,16 @@ import pytest
 import yaml
 
 from clients.cli.commands.policy import check_policy
-from clients.cli.commands.publish import find_earlier, training_connection
+from clients.cli.commands.publish import training_connection
 from clients.cli.connection import StackAddress
 from clients.cli.errors import CommandError
 from clients.cli.releases.recorded_releases import release_of_checkpoint
 from clients.cli.sources.checkpoint_checks import find_base
 from clients.training import Published
 from contracts import facts as f
-from contracts.envelope import plain
 from contracts.facts.progress import ReleaseProgress
 from contracts.policy import ReleasePolicy
-from contracts.vocabulary import ArtifactRef, Contract, canonical_json
+from contracts.vocabulary import ArtifactRef, Contract
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories, values
@@ -72,28 +71,7 @@ class Recorded(Contract):
     progress: ReleaseProgress
 
 
-async def announce(js, model, event_id):
-    """Publish the event of a checkpoint, whatever the bus remembers of it."""
-    event = factories.event(factories.fact(f.CheckpointReady, model=model), id=event_id, subject=model)
-    await js.publish(event.nats_subject, canonical_json(plain(event)))
-
-
-async def test_a_checkpoint_that_was_released_before_is_found_with_what_became_of_it(js, stack, model):
-    published = Published(f"checkpoint-{model}", model, WEIGHTS, duplicate=False)
-    await announce(js, model, published.event_id)
-    assert await asyncio.to_thread(find_earlier, stack, published) is None, "it is the first"
-    known = release_id(int(model[4:], 16))
-    about = {"release_id": known, "model": model, "version": 1, "source_event_id": published.event_id}
-    opened = factories.fact(f.ReleaseOpened, **about)
-    ended = {"state": "rejected", "outcome": "rejected", "code": "gate_failed"}
-    progress = values.progress(model=model, release_id=known, version=1, **ended)
-    await Bucket(js, "releases", Recorded).create(f"{model}.{known}", Recorded(opened=opened, progress=progress))
-    await announce(js, model, published.event_id)
-    earlier = await asyncio.to_thread(find_earlier, stack, published)
-    assert (earlier.version, earlier.outcome) == (1, "rejected")
-
-
-async def test_the_release_of_a_checkpoint_is_found_beside_a_newer_one_also_if_its_run_is_resumed(js, stack, model):
+async def test_the_release_of_a_checkpoint_is_found_beside_a_newer_one_also_if_its_run_is_resumed(js, model):
     """A run that is resumed at its end announces the same release by another event."""
     releases, first = Bucket(js, "releases", Recorded), factories.fact(f.CheckpointReady, model=model)
     first = first.model_copy(update={"policy": factories.policy()})
@@ -112,7 +90,6 @@ async def test_the_release_of_a_checkpoint_is_found_beside_a_newer_one_also_if_i
     again = first.model_copy(update={"training": training, "evals": (), "policy": None, "attempt": 1})
     resumed = replace(checkpoint, event_id="again", announced=again)
     assert (await release_of_checkpoint(js, resumed)).progress.version == 1
-    assert (await asyncio.to_thread(find_earlier, stack, resumed)).version == 1
     renamed = again.model_copy(update={"base": again.base.model_copy(update={"name": "another-name"})})
     assert (await release_of_checkpoint(js, replace(resumed, announced=renamed))).progress.version == 1
     other = replace(resumed, announced=again.model_copy(update={"attempt": 3}))

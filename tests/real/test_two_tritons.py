@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from clients.cli.releases.runtimes import list_fleets
+from clients.cli.releases.runtimes import read_fleets
 from contracts.codes import Code
 from contracts.facts import AlertRaised, EndpointOrdered, OrderAccepted
 from decisions.routes.edits import roll_back
@@ -250,7 +250,7 @@ async def listed(fleet, *names):
     """Wait until server-manager lists these endpoints; return them, and the models' routes."""
 
     async def is_listed():
-        fleets = await list_fleets(fleet.js)
+        fleets = await read_fleets(fleet.js)
         return [[each.endpoint_name for each in known.endpoints] for known in fleets] == [[*names]] and fleets
 
     fleets = await fleet.until(is_listed, what=f"the fleet of {names}")

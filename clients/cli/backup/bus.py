@@ -1,4 +1,4 @@
-"""Streams and buckets of the bus in a backup: snapshots by the server itself, with sequences and consumers."""
+"""Snapshots of streams and buckets, with sequences and consumers, and their restore."""
 
 import asyncio
 import contextlib
@@ -22,9 +22,9 @@ from shared.storage.transfer import PART_BYTES
 
 ANSWER_S = 30.0
 SILENT_S = 30.0
-"""Seconds that a snapshot may pause."""
+"""Maximum pause of a snapshot in seconds."""
 PIECE_BYTES = 256 * 1024
-"""Bytes of a snapshot that one message carries when it is restored."""
+"""Bytes of a restored snapshot in each message."""
 _PENDING_BYTES = 1024 * 1024 * 1024
 
 
@@ -109,7 +109,7 @@ async def _kept(folder: Folder, pieces: AsyncIterator[bytes]) -> AsyncIterator[B
 
 
 def keep(folder: Folder, data: bytes) -> Blob:
-    """Store bytes in a backup; return where they are."""
+    """Store bytes in a backup; return their digest and size."""
     blob = Blob(digest=digest_of(data), size_bytes=len(data))
     folder.put(blob, parts_of(data))
     return blob
@@ -123,7 +123,7 @@ def parts_of(data: bytes) -> Iterator[memoryview]:
 
 
 async def value_at(js: JetStreamContext, bucket: str, key: str, sequence: int) -> dict[str, Any]:
-    """Return a record's value when the bucket was at a sequence; None if it did not exist then."""
+    """Return the value of a record at a sequence of its bucket; empty if it did not exist then."""
     subject, value, at = f"$KV.{bucket}.{key}", b"", 0
     while True:
         try:
@@ -150,7 +150,7 @@ async def keys_at(js: JetStreamContext, bucket: str, ending: str) -> list[str]:
 
 
 async def find_contents(js: JetStreamContext) -> list[str]:
-    """Return the contents of a bus that refuse a restore: streams with messages, and active consumers."""
+    """Return sentences on contents of a bus that prevent a restore: stored messages and active consumers."""
     contents = []
     for name in STREAMS_IN_ORDER:
         try:
@@ -167,7 +167,7 @@ async def find_contents(js: JetStreamContext) -> list[str]:
 
 
 async def restore_stream(client: Client, copy: StreamCopy, folder: Folder) -> None:
-    """Make a stream anew from its copy, with the sequences and consumers that it had; it must not hold anything.
+    """Create an empty stream again from its copy, with sequences and consumers.
 
     Raises:
         CommandError: the server refuses the copy.
@@ -201,10 +201,10 @@ async def _send(client: Client, subject: str, data: bytes, name: str) -> bytes:
 
 
 async def put_consumers_back(js: JetStreamContext, positions: tuple[Position, ...]) -> int:
-    """Reset each durable consumer to its position in the backup; return their number.
+    """Reset each durable consumer to its position in the backup; return the number of consumers.
 
-    The copies of streams are younger. What was acknowledged in between is delivered again, because the copies of the
-    records that it changed may be older than that.
+    Messages that were acknowledged between the positions and the copies are delivered again: the copies of the records
+    that they changed may be older.
     """
     known = {(each.stream, each.consumer): each.acknowledged for each in positions}
     count = 0

@@ -30,15 +30,15 @@ BUCKETS_IN_ORDER: Final = (
     "staging-routes",
     "routes",
 )
-"""Buckets in the order of copying: a record that intends something comes before the record that it changes.
+"""Buckets in the order of copying: a record that causes a change comes before the changed record.
 
-So a change that the copy of the first one takes for done is in the copy of the second one. The log of what was done
-(`audit`) comes before what it tells of, so that nothing is missing in it after a restore.
+So each change that the first copy notes as done is in the second copy. `audit` comes first: a restored log notes no
+change that the other copies lack.
 """
 STREAMS_IN_ORDER: Final = (*(f"KV_{bucket}" for bucket in BUCKETS_IN_ORDER), ORDERS, INBOX, EVENTS, DEADLETTER)
-"""Everything that is copied of the bus. Telemetry is not: it is kept in memory, for an hour."""
+"""All copied streams. Telemetry is not copied: it is kept in memory for an hour."""
 LEFT_OUT: Final = (PROBE, DATA_FORMAT)
-"""Objects that belong to a store, and not to what it holds."""
+"""Objects about the store itself, which another store has, too."""
 
 _BLOB = re.compile(r"(?:.*/)?blobs/sha256/[0-9a-f]{2}/(?P<digest>[0-9a-f]{64})")
 _SEGMENT = re.compile(rf"{re.escape(AUDIT)}(?P<number>[0-9]{{6}})\.jsonl")
@@ -99,9 +99,9 @@ class BackupManifest(Contract):
         objects: The list of objects, one `ObjectCopy` as JSON per line.
         object_count: The number of objects.
         object_bytes: Their total size in bytes.
-        damaged: Objects that cannot be found, or whose bytes are not what their name promises; they are not part of it.
-        ports: Ports of an embedded stack by name: restored routes name them, so a restored stack takes them again.
-        tritons: Tritons of the default runtime of an embedded stack: routes name what each serves.
+        damaged: Keys of missing objects, and of objects with another digest than their key; they are not copied.
+        ports: Ports of an embedded stack by name; restored routes name them, so a restored stack uses them again.
+        tritons: Number of Tritons of the default runtime of an embedded stack.
     """
 
     format: int = FORMAT
@@ -123,7 +123,7 @@ class BackupManifest(Contract):
         return f"{self.began_at:%Y%m%dT%H%M%S%fZ}"
 
     def blobs(self) -> list[Blob]:
-        """Return the blobs of the backup besides its objects."""
+        """Return the blobs of streams and of the list of objects."""
         chunks = [chunk for stream in self.streams for chunk in stream.chunks]
         return [*chunks, self.objects]
 
@@ -135,10 +135,10 @@ def digest_in(key: str) -> Digest | None:
 
 
 def belongs(reserved: Mapping[str, int], next_segment: int) -> Callable[[str], bool]:
-    """Return whether objects belong to a backup whose records were copied before the objects.
+    """Return a filter of keys: the objects that belong to a backup with these records.
 
-    What was written afterwards for the first time, and not under a digest, would lie in the way of the restored
-    installation: it writes the same names again. What is left out is made again after a restore.
+    Records are copied before objects. Later objects with a key that is no digest are left out: the restored
+    installation writes the same keys again.
 
     Args:
         reserved: The last version number of each model that the copied records know.

@@ -1,4 +1,4 @@
-"""The folder that backups are in: it holds bytes by digest, and the manifests of backups by name."""
+"""The folder of backups: bytes by digest, manifests by name."""
 
 import contextlib
 import hashlib
@@ -47,37 +47,37 @@ def checked(blob: Blob, parts: Iterable[memoryview]) -> Iterator[memoryview]:
 
 
 class Folder:
-    """A folder that only its owner reads. Calls come from several threads."""
+    """A folder that only its owner may read; safe for calls from several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Take a folder; it is made by the first write."""
+        """Wrap a folder; the first write creates it."""
         self.path = path
 
     def __str__(self) -> str:
-        """Return the folder as people name it."""
+        """Return the path."""
         return str(self.path)
 
     def has(self, blob: Blob) -> bool:
-        """Return whether bytes are there whole."""
+        """Return whether the folder has all bytes of a blob."""
         with contextlib.suppress(FileNotFoundError):
             return self._path(blob).stat().st_size == blob.size_bytes
         return False
 
     def put(self, blob: Blob, parts: Iterable[memoryview]) -> None:
-        """Store bytes unless they are there: on disk under another name first, so that a file is always whole.
+        """Store bytes unless the folder has them; a file is renamed once it is complete.
 
         Args:
-            blob: Their digest and size.
-            parts: The bytes, in parts of `PART_BYTES`, the last of which may have less.
+            blob: Digest and size of the bytes.
+            parts: The bytes in parts of `PART_BYTES`; the last part may be shorter.
 
         Raises:
-            Permanent: `digest_mismatch`: the parts are not what the digest names; nothing is stored.
+            Permanent: `digest_mismatch`: the parts have another digest or size; nothing is stored.
         """
         if not self.has(blob):
             self._write(self._path(blob), checked(blob, parts))
 
     def read(self, blob: Blob) -> Iterator[memoryview]:
-        """Yield bytes in parts of `PART_BYTES`, the last of which may have less.
+        """Yield bytes in parts of `PART_BYTES`; the last part may be shorter.
 
         Raises:
             Permanent: `artifact_not_found`; `digest_mismatch`, at the latest after the last part.
@@ -92,7 +92,7 @@ class Folder:
             return []
 
     def commit(self, name: str, manifest: bytes) -> None:
-        """Write the manifest of a backup, which must not exist; raise AlreadyExists if it does."""
+        """Write the manifest of a new backup; raise AlreadyExists if the backup exists."""
         path = self._manifest(name)
         if path.exists():
             raise AlreadyExists(name)

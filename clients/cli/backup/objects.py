@@ -1,4 +1,4 @@
-"""Objects of the store in a backup: the version that readers read, with its retention; copied once, and put back."""
+"""Objects of the store in a backup: copied in their latest version with its retention, and restored."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +16,11 @@ from shared.storage.objects import ObjectVersion, Retention
 from shared.storage.transfer import PART_BYTES
 
 REQUESTS = 8
-"""Objects that are copied at the same time."""
+"""Number of parallel copies."""
 
 
 class SourceStore(LockingStore):
-    """The store as a backup reads and writes it: objects of any size."""
+    """The object store with reads and writes of objects of any size."""
 
     def parts(self, version: ObjectVersion) -> Iterator[memoryview]:
         """Yield the bytes of a version in parts of `PART_BYTES`."""
@@ -33,12 +33,12 @@ class SourceStore(LockingStore):
             yield part
 
     def append(self, key: str, size: int, parts: Iterable[memoryview]) -> None:
-        """Write an object; an existing one is overwritten."""
+        """Write an object; an existing object is overwritten."""
         with self._translated(key):
             self._client.write_parts(self.bucket, key, size, iter(parts))
 
     def retain_latest(self, key: str, retention: Retention) -> None:
-        """Put the version under lock that was written last."""
+        """Lock the latest version of an object."""
         version = self.latest_version(key)
         if version is not None:
             self.retain(key, version, retention)
@@ -60,12 +60,12 @@ def read_versions(versions: Iterable[ObjectVersion]) -> list[ObjectVersion]:
 
 @dataclass
 class ObjectCopier:
-    """Copies objects into a folder, except blobs that it has from an earlier backup.
+    """Copies objects into a folder, except blobs of an earlier backup.
 
     Attributes:
-        keep: Returns whether an object belongs to the backup.
-        damaged: Objects whose bytes are not those that their name promises, or cannot be found; they are not copied.
-        new_bytes: Bytes that the folder did not have.
+        keep: Returns whether the backup includes a key.
+        damaged: Keys of missing objects, and of objects with another digest than their key; they are not copied.
+        new_bytes: Size of the copied blobs in bytes.
     """
 
     store: SourceStore
@@ -75,7 +75,7 @@ class ObjectCopier:
     new_bytes: int = 0
 
     def copy(self) -> list[ObjectCopy]:
-        """Copy all objects that belong to the backup; return those that were still there, ordered by key."""
+        """Copy the objects of the backup; return the copies in the order of keys."""
         locks = self.store.has_lock()
         versions = [version for version in read_versions(self.store.versions("")) if self.keep(version.key)]
         with ThreadPoolExecutor(REQUESTS, thread_name_prefix="backup") as threads:
@@ -100,9 +100,9 @@ class ObjectCopier:
         )
 
     def _bytes(self, version: ObjectVersion) -> Blob:
-        """Return where the bytes of a version are in the folder, after they were copied if it did not have them.
+        """Return digest and size of a version's bytes, once the folder has them.
 
-        An object that does not tell its digest is read for that first.
+        An object without a digest in its key is read twice.
         """
         digest = digest_in(version.key)
         if digest is None:
@@ -118,7 +118,7 @@ class ObjectCopier:
 
 
 def put_objects_back(store: SourceStore, folder: Folder, copies: Iterable[ObjectCopy], now: datetime) -> None:
-    """Write copied objects, with retentions that have not ended, into a store that holds nothing."""
+    """Write copied objects with their current retentions into an empty store."""
     locks = store.has_lock()
 
     def put_back(copy: ObjectCopy) -> None:

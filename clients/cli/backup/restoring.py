@@ -1,4 +1,4 @@
-"""Restore a backup into an installation that holds nothing: verify all of it, then objects, then the bus."""
+"""Restore of a backup into an empty installation: verification, objects, bus."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from shared.runtime.clock import Clock
 
 MOST_NAMED = 5
 OLDEST_BUS = (2, 14)
-"""The first nats-server that puts a consumer back."""
+"""The first version of nats-server that resets consumers."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def choose(folder: Folder, name: str | None, digest: str | None) -> Chosen:
 
 
 def verify(chosen: Chosen) -> int:
-    """Read all blobs of a backup and compare their digests; return their size in bytes.
+    """Read all blobs of a backup and compare their digests; return the total size in bytes.
 
     Raises:
         CommandError: A blob cannot be read or was changed; nothing has been restored yet.
@@ -95,7 +95,7 @@ def verify(chosen: Chosen) -> int:
 
 
 async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock) -> None:
-    """Restore a backup into a stack whose services do not run.
+    """Restore a backup into a stack without running services.
 
     Raises:
         CommandError: the installation is not empty, or its bus refuses a copy or is too old.

@@ -16,7 +16,7 @@ from shared.runtime.clock import Clock
 
 _RELEASES = "KV_releases"
 _MODEL = ".model"
-"""The ending of the key of a model's record, which holds its version numbers."""
+"""Suffix of the keys of records with version numbers, one record for each model."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Taken:
 
     Attributes:
         digest: Digest of the manifest.
-        new_bytes: Bytes of objects that the folder did not have before.
+        new_bytes: Size of the objects that earlier backups lack, in bytes.
     """
 
     manifest: BackupManifest
@@ -34,7 +34,7 @@ class Taken:
 
 
 async def take(stack: StackAddress, folder: Folder, clock: Clock) -> Taken:
-    """Copy a stack into a folder; return the backup once it is whole."""
+    """Copy a stack into a folder; return the complete backup."""
     began = clock.now()
     async with connected(stack) as client:
         js = client.jetstream(timeout=30)
@@ -77,6 +77,6 @@ def read_list(folder: Folder, manifest: BackupManifest) -> list[ObjectCopy]:
 
 
 def keep_list(folder: Folder, copies: Sequence[ObjectCopy]) -> Blob:
-    """Store the list of objects; return where it is."""
+    """Store the list of objects; return its digest and size."""
     lines = (canonical_json(copy.model_dump(mode="json", exclude_defaults=True)) + b"\n" for copy in copies)
     return keep(folder, b"".join(lines))

@@ -30,9 +30,8 @@ def alerts(
 ) -> None:
     """Show open alerts: severity, target, trigger, value and limit, runbook, evidence.
 
-    Without a terminal the output is one tab-separated line per alert: state, severity, kind, target, trigger,
-    value / limit, since, message, runbook, evidence.
-    `slipway events --follow --type 'alert.*'` prints each as it arrives.
+    Without a terminal: one tab-separated line per alert with state, severity, kind, target, trigger, value / limit,
+    since, message, runbook, evidence. `slipway events --follow --type 'alert.*'` prints new alerts.
     """
     if model is not None:
         check_model(model)

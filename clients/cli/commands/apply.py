@@ -35,11 +35,11 @@ def apply(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store the policies, teams, key scopes, mirrors and attachments of files; without --prune all else stays.
+    """Store the policies, teams, key scopes, mirrors and attachments of files; without --prune nothing is removed.
 
-    Nothing is changed if a file is not valid. A second run changes nothing. A change that fails ends the command, which
-    lists the changes before it. A declared API key that does not exist is not made, because no file may hold its
-    secret: `slipway keys issue` makes it, and the exit code is 1 until then.
+    Nothing is changed if a file is not valid. A failed change ends the command with a list of the changes before it. A
+    declared API key that does not exist is not made, because no file may hold its secret: the exit code is 1 until
+    `slipway keys issue` makes it.
     """
     declared = read_declarations(file)
     target = Installation(find_stack(state), state, folder)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.errors import CommandError, Exit
 from clients.cli.options import JsonOption, ModelArgument, StateOption
-from clients.cli.output import show_json, show_line
+from clients.cli.output import show_result
 from clients.cli.record_orders import bucket_of, order_record
 from contracts.attachments import Attachment
 from shared.storage.record_format import parse
@@ -38,17 +38,18 @@ def attach(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a model be released into servers that you run: vLLM's own, or any other of the OpenAI API.
+    """Release a model into servers that you run: vLLM's own, or any other server of the OpenAI API.
 
-    Slipway neither starts nor stops them. A release waits when it is staged, until all replicas of a group answer by
-    the version's name, such as support-bot.v7.bf16; give it to them with vLLM's --served-model-name. With two groups
-    one serves while the other gets the next version. It replaces the addresses of the group; others stay.
-    With --adapters, vLLM that serve the base model load each version as a LoRA from there (`serve: adapter`).
+    Slipway neither starts nor stops them. A staged release waits until all replicas of a group answer by the version's
+    name, such as support-bot.v7.bf16 (vLLM: --served-model-name). With two groups, one serves while the other gets the
+    next version. The addresses of the group are replaced. With --adapters, vLLM servers of the base model load each
+    version as a LoRA from that folder (`serve: adapter`).
     """
     urls = tuple(_address(each, key) for each in url)
     asyncio.run(_change(find_stack(state), model, group, urls, adapters))
     replicas = f"{len(urls)} replica{'s' if len(urls) > 1 else ''}"
-    _show(as_json, model, group, urls, f"{model} is released into {replicas} of the group {group}: {', '.join(urls)}")
+    line = f"{model} is released into {replicas} of the group {group}: {', '.join(urls)}"
+    show_result({"model": model, "group": group, "urls": urls}, line, as_json=as_json)
 
 
 def detach(
@@ -56,7 +57,8 @@ def detach(
 ) -> None:
     """Detach a group of servers. It is refused while the group serves a version in traffic, or its fallback."""
     asyncio.run(_change(find_stack(state), model, group, ()))
-    _show(as_json, model, group, (), f"the group {group} of {model} is detached; its servers run on")
+    line = f"the group {group} of {model} is detached; its servers run on"
+    show_result({"model": model, "group": group, "urls": ()}, line, as_json=as_json)
 
 
 def _address(url: str, key: str) -> str:
@@ -65,17 +67,10 @@ def _address(url: str, key: str) -> str:
     return f"{scheme}://{key}@{host}" if key else f"{scheme}://{host}"
 
 
-def _show(as_json: bool, model: str, group: str, urls: tuple[str, ...], line: str) -> None:
-    if as_json:
-        show_json({"model": model, "group": group, "urls": urls})
-    else:
-        show_line(line)
-
-
 async def _change(
     stack: StackAddress, model: str, group: str, urls: tuple[str, ...], adapters: str | None = None
 ) -> None:
-    """Order the attachment of a model with other addresses of one group, and another folder of adapters, if given."""
+    """Order a new attachment of a model: the addresses of a group, and the folder of adapters unless it is None."""
     async with on_bus(stack) as js:
         entry = await bucket_of(js, "attachment").raw(model)
         before = entry[1] if entry is not None else None

@@ -11,7 +11,7 @@ import typer
 
 from clients.cli.connection import find_stack
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
+from clients.cli.output import CommandError, Exit, show_list, show_result
 from clients.cli.releases.version_records import list_bases, open_store
 from clients.cli.sources.external_source import open_source
 from clients.cli.sources.upload import model_files, progress_bar, steps, upload_files
@@ -34,8 +34,8 @@ class Imported:
     """A base model in the store.
 
     Attributes:
-        new: Whether this import added it.
-        same_files_as: Another base model with the same digest, whose files it shares.
+        new: Whether this import added the base model.
+        same_files_as: Another base model with the same files; None without one.
     """
 
     manifest: BaseManifest
@@ -66,10 +66,7 @@ def import_command(
     else:
         path = Path(folder)
         done = import_base(store, path, name or path.resolve().name, revision, source="folder", bar=not as_json)
-    if as_json:
-        show_json(done.manifest.model_dump(mode="json"))
-    else:
-        show_line(describe(done))
+    show_result(done.manifest.model_dump(mode="json"), describe(done), as_json=as_json)
 
 
 def describe(done: Imported) -> str:
@@ -91,7 +88,7 @@ def import_base(
     Importing the same folder again returns the existing manifest.
 
     Raises:
-        CommandError: the folder holds no model, or another base model has the same name and revision.
+        CommandError: The folder holds no model, or another base model has the same name and revision.
     """
     _check_names(name, revision)
     files = model_files(folder)
@@ -107,11 +104,11 @@ def import_from_hub(
 ) -> Imported:
     """Copy a repository of the model hub into the store, file by file, and commit it as a base model.
 
-    Nothing is downloaded if the same commit was imported before under that name.
+    Nothing is downloaded if the same commit was imported before under this name.
 
     Raises:
-        CommandError: the repository holds no model, or another base model has the same name and revision.
-        SlipwayError: the hub does not answer.
+        CommandError: The repository holds no model, or another base model has the same name and revision.
+        SlipwayError: The hub does not answer.
     """
     folder = parse_hub_uri(source.uri)
     name = name or folder.repo
@@ -162,9 +159,9 @@ def commit_base(
         store: The store that holds the files.
         content: The files.
         name: Name of the base model.
-        revision: Its revision; None accepts any revision of an existing base model with this name and digest.
-        architecture: The architecture that its configuration names.
-        source: Where it was imported from.
+        revision: Revision; None accepts any revision of an existing base model with this name and digest.
+        architecture: The architecture in its configuration.
+        source: Origin of the import.
         default_revision: Revision to use if `revision` is None (default: the start of the digest).
 
     Raises:
@@ -210,12 +207,6 @@ def _architecture(folder: Path, where: str) -> str:
 def list_command(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the imported base models."""
     bases = list_bases(open_store(find_stack(state)))
-    if as_json:
-        show_json([base.model_dump(mode="json") for base in bases])
-        return
-    if not bases:
-        show_line("no base models; import one with `slipway base import`")
-        return
     rows = [
         (
             base.name,
@@ -227,4 +218,6 @@ def list_command(state: StateOption = None, as_json: JsonOption = False) -> None
         )
         for base in bases
     ]
-    show_table(("name", "revision", "architecture", "weights", "imported", "source"), rows)
+    columns = ("name", "revision", "architecture", "weights", "imported", "source")
+    empty = "no base models; import one with `slipway base import`"
+    show_list([base.model_dump(mode="json") for base in bases], columns, rows, as_json=as_json, empty=empty)

@@ -1,4 +1,4 @@
-"""`slipway endpoints`: the Tritons of the serving fleet; drain one, and use it again."""
+"""`slipway endpoints`: list the Tritons of the serving fleet, drain or restore a Triton."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -6,6 +6,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
+from nats.js import JetStreamContext
 
 from clients.cli.audit_facts import ALL_MODELS
 from clients.cli.commands.orders import (
@@ -15,9 +16,9 @@ from clients.cli.commands.orders import (
     expires_at,
     give_order,
 )
-from clients.cli.connection import StackAddress, find_stack, on_bus
+from clients.cli.connection import StackAddress, ask_bus, find_stack
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_result, show_table
 from clients.cli.parsing import parse_duration
 from clients.cli.releases.runtimes import describe_silence, read_fleets, read_runtimes
 from clients.cli.releases.version_records import read_routes
@@ -39,7 +40,7 @@ def list_endpoints(context: typer.Context, state: StateOption = None, as_json: J
     if context.invoked_subcommand is not None:
         return
     stack = find_stack(state)
-    fleets, routes = asyncio.run(read_fleets(stack)), asyncio.run(read_routes(stack))
+    fleets, routes = ask_bus(stack, read_fleets), ask_bus(stack, read_routes)
     listed = [(fleet, endpoint) for fleet in fleets for endpoint in fleet.endpoints]
     if as_json:
         show_json([describe_json(*each) for each in listed])
@@ -59,7 +60,7 @@ def list_endpoints(context: typer.Context, state: StateOption = None, as_json: J
 
 
 def describe_json(fleet: ListedFleet, endpoint: FleetRuntime) -> dict[str, Any]:
-    """Return an endpoint as data, with its fleet and whether that is current."""
+    """Return an endpoint as JSON data."""
     reported_at = fleet.reported_at.isoformat().replace("+00:00", "Z") if fleet.reported_at is not None else None
     known = {"fleet": fleet.name, "is_current": fleet.is_current, "reported_at": reported_at}
     return {**endpoint.model_dump(mode="json"), **known, "state": endpoint.state}
@@ -76,7 +77,7 @@ def show_silent(fleets: Sequence[ListedFleet]) -> None:
 def describe_target(running: RunningTarget, routes: Mapping[str, Route], endpoint: str) -> str:
     """Return a target with its phase and role: `bot.v2.bf16 (ready, active)`.
 
-    Where its route sends requests to another endpoint than the one that holds it, the route's is named: requests fail.
+    If the route sends requests to other endpoints, these are named as well: the requests fail.
     """
     route = routes.get(running.target.model)
     notes: list[str] = [running.phase]
@@ -122,7 +123,7 @@ def describe_row(fleet: ListedFleet, endpoint: FleetRuntime, routes: Mapping[str
 
 
 def name_of(endpoint: FleetRuntime) -> str:
-    """Return the name by which orders know an endpoint."""
+    """Return the name of an endpoint in orders."""
     return endpoint.endpoint_name or endpoint.name
 
 
@@ -132,7 +133,7 @@ def is_empty(endpoint: FleetRuntime) -> bool:
 
 
 def describe_state(endpoint: FleetRuntime) -> str:
-    """Return whether an endpoint is used, drained or being drained, by whom and why, and whether it answers."""
+    """Return the state of an endpoint as text: in use, draining or drained with actor and reason, silent."""
     parts = ["in use"] if not endpoint.drained else []
     if endpoint.drained:
         progress = "drained" if is_empty(endpoint) else "draining"
@@ -160,17 +161,18 @@ def drain(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Drain an endpoint: it takes nothing new, and its versions move to other endpoints one by one.
+    """Drain an endpoint: it takes nothing new, and its versions move to other endpoints one after the other.
 
-    Each version is loaded and answers elsewhere before its route is edited; no request fails. It is refused if the
-    others have no memory for it. It takes an administrator's credential.
+    The route of a version changes once the version answers elsewhere; no request fails. The order is refused if the
+    other endpoints lack memory. It takes an administrator's credential.
     """
     stack, wait_s = find_stack(state), parse_duration(timeout).total_seconds()
     fact = EndpointOrdered(reason=reason, endpoint=name, drained=True, expires_at=expires_at(expires))
-    asyncio.run(_order(stack, fact))
+    ask_bus(stack, lambda js: _order(js, stack, fact))
     if wait:
-        asyncio.run(wait_until_empty(partial(read_runtimes, stack), name, wait_s))
-    _show(as_json, fact, f"{name} is empty" if wait else f"{name} is being drained; see `slipway endpoints`")
+        ask_bus(stack, lambda js: wait_until_empty(partial(read_runtimes, js), name, wait_s))
+    line = f"{name} is empty" if wait else f"{name} is being drained; see `slipway endpoints`"
+    show_result({"endpoint": name, "drained": True, "reason": reason}, line, as_json=as_json)
 
 
 @endpoints_app.command("restore")
@@ -183,22 +185,15 @@ def restore(
     as_json: JsonOption = False,
 ) -> None:
     """Use a drained endpoint again; moved versions stay where they are. It needs an administrator's credential."""
+    stack = find_stack(state)
     fact = EndpointOrdered(reason=reason, endpoint=name, drained=False, expires_at=expires_at(expires))
-    asyncio.run(_order(find_stack(state), fact))
-    _show(as_json, fact, f"{name} is used again")
+    ask_bus(stack, lambda js: _order(js, stack, fact))
+    show_result({"endpoint": name, "drained": False, "reason": reason}, f"{name} is used again", as_json=as_json)
 
 
-def _show(as_json: bool, fact: EndpointOrdered, line: str) -> None:
-    if as_json:
-        show_json({"endpoint": fact.endpoint, "drained": fact.drained, "reason": fact.reason})
-    else:
-        show_line(line)
-
-
-async def _order(stack: StackAddress, fact: EndpointOrdered) -> None:
-    check_name(fact.endpoint, await read_runtimes(stack))
-    async with on_bus(stack) as js:
-        await give_order(js, stack, ALL_MODELS, fact)
+async def _order(js: JetStreamContext, stack: StackAddress, fact: EndpointOrdered) -> None:
+    check_name(fact.endpoint, await read_runtimes(js))
+    await give_order(js, stack, ALL_MODELS, fact)
 
 
 def check_name(name: str, endpoints: Sequence[FleetRuntime]) -> None:
@@ -211,10 +206,10 @@ def check_name(name: str, endpoints: Sequence[FleetRuntime]) -> None:
 async def wait_until_empty(
     read: Callable[[], Awaitable[Sequence[FleetRuntime]]], name: str, wait_s: float, poll_s: float = POLL_S
 ) -> None:
-    """Return once a drained endpoint is empty; print its remaining targets and its obstacle on standard error.
+    """Return once a drained endpoint is empty; print its targets and its obstacle on standard error.
 
     Raises:
-        CommandError: the fleet does not list the endpoint, or it is not empty after `wait_s`.
+        CommandError: The fleet does not list the endpoint, or it is not empty after `wait_s`.
     """
     deadline, shown, progress = asyncio.get_running_loop().time() + wait_s, "", ""
     while True:

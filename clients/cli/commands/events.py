@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from nats.js import JetStreamContext
 
 from clients.cli.audit_facts import state_change
-from clients.cli.connection import StackAddress, ask_bus, connected, find_stack, on_bus, sender_of
+from clients.cli.connection import StackAddress, ask_bus, connected, find_stack, sender_of
 from clients.cli.events.dead_letters import DeadLetter, find, list_all, requeue
 from clients.cli.events.event_log import EventFilter, LoggedEvent
 from clients.cli.events.event_selection import Selection, read_selected
@@ -17,7 +18,16 @@ from clients.cli.events.event_types import types_matching
 from clients.cli.events.following import follow
 from clients.cli.events.last_events import last_sequences
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, show_pairs, show_table
+from clients.cli.output import (
+    CommandError,
+    Exit,
+    ended_by_interrupt,
+    show_json,
+    show_line,
+    show_list,
+    show_pairs,
+    show_result,
+)
 from clients.cli.parsing import check_model, parse_moment
 from clients.cli.releases.resolving import require_model
 from clients.cli.views.render import event_line
@@ -113,23 +123,18 @@ def _print(logged: LoggedEvent, as_json: bool) -> None:
 def list_letters(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List dead letters, oldest first."""
     letters = ask_bus(find_stack(state), list_all)
-    if as_json:
-        show_json([_data(letter) for letter in letters])
-        return
-    if not letters:
-        show_line("no dead letters")
-        return
     rows = [
         (letter.sequence, letter.at[:19], letter.service, letter.subject, letter.code, letter.reason[:100])
         for letter in letters
     ]
-    show_table(("number", "at", "service", "subject", "code", "reason"), rows)
+    columns = ("number", "at", "service", "subject", "code", "reason")
+    show_list([_data(letter) for letter in letters], columns, rows, as_json=as_json, empty="no dead letters")
 
 
 @deadletters_app.command("show")
 def show_letter(number: NumberArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show a dead letter: why processing failed, what to do, and the message itself."""
-    letter = asyncio.run(_find(find_stack(state), number))
+    letter = ask_bus(find_stack(state), lambda js: _find(js, number))
     if as_json:
         show_json(_data(letter))
         return
@@ -146,14 +151,12 @@ def show_letter(number: NumberArgument, state: StateOption = None, as_json: Json
         }
     )
     show_line()
-    show_line(
-        _data(letter)["body"] if isinstance(_data(letter)["body"], str) else json.dumps(_data(letter)["body"], indent=2)
-    )
+    body = _data(letter)["body"]
+    show_line(body if isinstance(body, str) else json.dumps(body, indent=2))
 
 
-async def _find(stack: StackAddress, number: int) -> DeadLetter:
-    async with on_bus(stack) as js:
-        letter = await find(js, number)
+async def _find(js: JetStreamContext, number: int) -> DeadLetter:
+    letter = await find(js, number)
     if letter is None:
         raise CommandError(f"there is no dead letter {number}; see `slipway deadletters list`")
     return letter
@@ -163,19 +166,16 @@ async def _find(stack: StackAddress, number: int) -> DeadLetter:
 def requeue_letter(number: NumberArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Publish a dead letter again under your name, once the cause is fixed; it takes an administrator's key."""
     stack = find_stack(state)
-    letter, sequence = asyncio.run(_requeue(stack, number))
-    if as_json:
-        show_json({"number": number, "stream": letter.stream, "sequence": sequence})
-    else:
-        show_line(f"published dead letter {number} of {letter.service} again: {letter.subject.rpartition('.')[0]}")
+    letter, sequence = ask_bus(stack, lambda js: _requeue(js, sender_of(stack), number))
+    line = f"published dead letter {number} of {letter.service} again: {letter.subject.rpartition('.')[0]}"
+    show_result({"number": number, "stream": letter.stream, "sequence": sequence}, line, as_json=as_json)
 
 
-async def _requeue(stack: StackAddress, number: int) -> tuple[DeadLetter, int]:
-    letter = await _find(stack, number)
-    async with on_bus(stack) as js:
-        about = {"subject": letter.subject, "service": letter.service, "code": letter.code}
-        await state_change(js, sender_of(stack), "deadletter.requeue", str(number), about)
-        return letter, await requeue(js, letter, sender_of(stack))
+async def _requeue(js: JetStreamContext, sender: str, number: int) -> tuple[DeadLetter, int]:
+    letter = await _find(js, number)
+    about = {"subject": letter.subject, "service": letter.service, "code": letter.code}
+    await state_change(js, sender, "deadletter.requeue", str(number), about)
+    return letter, await requeue(js, letter, sender)
 
 
 def _data(letter: DeadLetter) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Publishing of people's orders, and their answers."""
+"""Orders of operators, and their answers."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 
 from clients.cli.connection import StackAddress, on_bus, sender_of
 from clients.cli.events.last_events import answer_to, last_sequences
-from clients.cli.output import CommandError, Exit, show_json, show_line
+from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import parse_duration
 from clients.cli.releases.names import parse_name
 from clients.cli.releases.recorded_releases import Release, pick, recorded_releases
@@ -35,20 +35,18 @@ ExpiresOption = Annotated[
 EXPIRES = "15m"
 ANSWER_S, ANSWER_TRY_S = 15.0, 0.1
 EPOCH_TRIES = 3
-"""How often an order is published again because the route changed after it was read."""
+"""Maximum number of tries of an order while the route changes."""
 
 
 class UnansweredError(CommandError):
-    """An order was published, and no service answered it in time: it may still be carried out."""
+    """No service answered a published order in time: the order may still be carried out."""
 
 
 def order_release(stack: StackAddress, what: str, fact_for: Callable[[Release, Route | None], F]) -> tuple[Release, F]:
-    """Publish an order for the release in progress that `what` names; return that release and the order.
-
-    The release is returned as it was read before the order.
+    """Publish an order for a release in progress; return the release before the order, and the order.
 
     Args:
-        stack: Where the release is.
+        stack: The stack of the release.
         what: Name of the release.
         fact_for: Returns the order for the release and the route of its model.
 
@@ -86,10 +84,10 @@ async def open_release(js: JetStreamContext, what: str) -> Release:
 
 
 def expires_at(text: str) -> datetime:
-    """Return when an order that is published now expires.
+    """Return the expiry of an order that is published now.
 
     Raises:
-        CommandError: the text is not a valid duration, or longer than the limit for orders.
+        CommandError: The text is not a valid duration, or longer than the limit of orders.
     """
     span = parse_duration(text)
     if span > LONGEST_ORDER:
@@ -106,7 +104,7 @@ async def give_order(
     release_id: str | None = None,
     wait_s: float = ANSWER_S,
 ) -> OrderAccepted:
-    """Publish an order and return its answer: each order has one, also where it changes nothing.
+    """Publish an order and return its answer, even if the order changes nothing.
 
     Raises:
         CommandError: The order was refused, or not answered within `wait_s`.
@@ -118,7 +116,7 @@ async def give_order(
 async def give_for_route(
     js: JetStreamContext, stack: StackAddress, model: str, fact_for: Callable[[Route | None], Fact], wait_s: float
 ) -> OrderAccepted:
-    """Publish an order for the current route, and again if the route changed after it was read.
+    """Publish an order for the current route; repeat it if the route changes after the read.
 
     Raises:
         CommandError: The model is unknown; the order was refused, or not answered within `wait_s`.
@@ -136,14 +134,14 @@ async def give_for_route(
 
 
 async def publish_order(js: JetStreamContext, published: Event[Any]) -> int:
-    """Publish an order; return the last sequence of events before it: its answer comes later."""
+    """Publish an order; return the last sequence of the event log before it."""
     after = (await last_sequences(js))[EVENTS]
     await publish_event(js, published, random_id=True)
     return after
 
 
 async def await_answer(js: JetStreamContext, published: Event[Any], after: int, wait_s: float) -> OrderAccepted:
-    """Return the answer to an order that was published after a sequence of events.
+    """Return the answer to an order after a sequence of the event log.
 
     Raises:
         CommandError: The order was refused, or not answered within `wait_s`.
@@ -171,26 +169,18 @@ async def await_answer(js: JetStreamContext, published: Event[Any], after: int, 
 
 
 def refused_error(answer: OrderRefused) -> CommandError:
-    """Return the command's error for a refused order, with the service's code."""
+    """Return the error of a refused order, with the service's code."""
     sentence = f"the order was refused: {answer.code}: {answer.reason}"
     return CommandError(sentence, name=answer.code)
 
 
 def order(sender: str, model: str, release_id: str | None, fact: Fact) -> Event[Any]:
-    """Return the event of an order by the sender; without a release, the event's id is the correlation id.
+    """Return the event of an order; without a release, the event's id is the correlation id.
 
     Raises:
-        CommandError: a text of the order is too long; services answer with the same message.
+        CommandError: A text of the order is too long.
     """
     excess = too_large(fact)
     if excess is not None:
         raise CommandError(excess.sentence, Exit.USAGE)
     return new_order(sender, model, fact, now=SystemClock().now(), release_id=release_id)
-
-
-def show_result(as_json: bool, data: dict[str, Any], line: str) -> None:
-    """Print the result of an order: as JSON, or as a line."""
-    if as_json:
-        show_json(data)
-    else:
-        show_line(line)

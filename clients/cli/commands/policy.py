@@ -1,6 +1,5 @@
 """`slipway policy`: write, check, explain, store and show release policies."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from clients.cli.declared import DeclaredPolicy
 from clients.cli.errors import CommandError, Exit
 from clients.cli.installation import Installation, apply_one
 from clients.cli.options import JsonOption, ModelArgument, StateOption
-from clients.cli.output import show_json, show_line
+from clients.cli.output import show_line, show_result
 from clients.cli.parsing import check_model
 from clients.cli.policies.policy_template import TEMPLATE
 from clients.cli.policies.policy_times import explain_times
@@ -42,7 +41,6 @@ def _read(path: Path) -> tuple[Document, ReleasePolicy]:
         count = f"{len(documents)} documents" if documents else "nothing in it"
         raise CommandError(f"the policy {path} is not valid: it has {count}, and a policy is one document", Exit.USAGE)
     policy = validated(documents[0], ReleasePolicy, f"the policy {path}")
-    assert isinstance(policy, ReleasePolicy)  # noqa: S101 - for the type checker
     problems = [documents[0].problem(each.reason, *each.field) for each in list_problems(policy)]
     if problems:
         raise InvalidError(problems, f"the policy {path}")
@@ -54,7 +52,7 @@ def policy_init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = Path("policy.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
-    """Write a policy file to edit, which explains each choice."""
+    """Write a policy file with explanations, to edit."""
     try:
         with file.open("w" if force else "x") as out:
             out.write(TEMPLATE)
@@ -76,21 +74,19 @@ def policy_validate(
         load_policy(file)
     except InvalidError as error:
         problems = error.problems
-    if as_json:
-        show_json({"file": str(file), "valid": not problems, "problems": [each.as_data() for each in problems]})
-    else:
-        show_line("\n".join(map(str, problems)) if problems else f"{file} is a valid policy")
+    data = {"file": str(file), "valid": not problems, "problems": [each.as_data() for each in problems]}
+    show_result(data, "\n".join(map(str, problems)) or f"{file} is a valid policy", as_json=as_json)
     if problems:
         raise typer.Exit(int(Exit.FAILED))
 
 
 def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleasePolicy | None:
-    """Check and return the policy that a checkpoint of a model is published with, as the registry does at admission.
+    """Return the policy of a checkpoint of a model, checked as the registry does at admission.
 
-    Return None without a file if this identity may not read the stored policy: the registry checks it then.
+    None if there is no file and this identity may not read the stored policy.
 
     Raises:
-        CommandError: no policy is stored or given, or the file's policy is not valid or differs from the stored one.
+        CommandError: No policy is stored or given, or the file's policy is not valid or differs from the stored policy.
     """
     try:
         stored, may_read = ask_bus(stack, lambda js: _policy_get(js, model)), True
@@ -128,12 +124,8 @@ def policy_explain(
     else:
         policy = _stored(find_stack(state), check_model(what))
     explained = explain_times(policy, rps, first=first)
-    if as_json:
-        show_json({"requests_per_second": rps, "explained": explained})
-        return
-    show_line(f"At {rps:.3g} requests/s (--rps sets another rate):")
-    for sentence in explained:
-        show_line(f"  {sentence}")
+    lines = [f"At {rps:.3g} requests/s (--rps sets another rate):", *(f"  {sentence}" for sentence in explained)]
+    show_result({"requests_per_second": rps, "explained": explained}, *lines, as_json=as_json)
 
 
 def _stored(stack: StackAddress, model: str) -> ReleasePolicy:
@@ -160,10 +152,8 @@ def policy_set(
 def policy_show(model: ModelArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show the stored release policy of a model."""
     policy = _stored(find_stack(state), model)
-    if as_json:
-        show_json(policy.model_dump(mode="json"))
-    else:
-        show_line(yaml.safe_dump(json.loads(policy.model_dump_json()), sort_keys=False).rstrip())
+    data = policy.model_dump(mode="json")
+    show_result(data, yaml.safe_dump(data, sort_keys=False).rstrip(), as_json=as_json)
 
 
 async def _policy_get(js: JetStreamContext, model: str) -> ReleasePolicy | None:

@@ -12,25 +12,22 @@ import typer
 
 from clients.cli.commands.policy import check_policy, load_policy
 from clients.cli.commands.status import UNTIL, follow_release
-from clients.cli.connection import StackAddress, find_stack, on_bus
+from clients.cli.connection import StackAddress, ask_bus, find_stack
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line
+from clients.cli.output import CommandError, Exit, show_line, show_result
 from clients.cli.parsing import check_model
-from clients.cli.releases.recorded_releases import Release, of_checkpoint, read_releases
-from clients.cli.sources.checkpoint_checks import Checked, check_checkpoint, find_base
+from clients.cli.releases.recorded_releases import read_releases
+from clients.cli.sources.checkpoint_checks import check_checkpoint, find_base
 from clients.cli.sources.evaluation_checks import check_evaluation
 from clients.cli.sources.external_source import configuration_of, describe_weights, open_source
 from clients.cli.sources.upload import model_files, progress_bar, steps
-from clients.cli.views.render import duration
 from clients.training import Connection as TrainingConnection
 from clients.training import Published, PublishError, Run, data_hash, publish_checkpoint
 from contracts.facts import BaseModelRef, EvalResult, Weights
-from contracts.facts.progress import ReleaseProgress
 from contracts.precisions import PRECISIONS
 from contracts.storage.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
 from decisions.serving.settings import assess_settings, combine
-from shared.runtime.clock import SystemClock
 
 
 def publish(
@@ -119,7 +116,7 @@ def publish(
 ) -> None:
     """Upload a checkpoint and publish checkpoint.ready. Follow the release with `slipway status MODEL --follow`."""
     check_model(model)
-    run = run_of(
+    run = Run(
         run_id or _folder_name(adapter),
         hash_of(data, data_hash),
         hyperparameters=parse_values(hyperparameter or [], "hyperparameter"),
@@ -145,8 +142,8 @@ def publish(
     stack = find_stack(state)
     valid = check_policy(stack, model, policy)
     check_evaluation(valid, evaluation)
-    if wait:
-        asyncio.run(read_recorded(stack, model))  # an identity that may not read them is refused before the upload
+    if wait:  # an identity that may not read releases is refused before the upload
+        ask_bus(stack, lambda js: read_releases(js, model))
     source = open_source(adapter, stack, quiet=as_json) if scheme_of(adapter) is not None else None
     configuration: contextlib.AbstractContextManager[Path] = (
         contextlib.nullcontext(local_folder(adapter)) if source is None else configuration_of(source)
@@ -162,44 +159,34 @@ def publish(
     if checked.note and not as_json:
         show_line(f"note: {checked.note}")
     if check_only:
-        show_checked(model, run.run_id, checked, as_json=as_json)
+        name = f"{checked.base.name}@{checked.base.revision}"
+        result = {"checked": True, "model": model, "run_id": run.run_id, "base": name, "note": checked.note}
+        line = f"nothing speaks against publishing this checkpoint of {model} on {name}; nothing was uploaded"
+        show_result(result, line, as_json=as_json)
         return
     weights = Path(adapter) if source is None else describe_weights(source, quiet=as_json)
     published = upload(stack, checked.base, weights, {**release, "run": run}, quiet=as_json)
-    earlier = find_earlier(stack, published)
-    show_published(published, earlier, run.run_id, as_json=as_json)
+    ref, again = published.weights.model_dump(mode="json"), " again" if published.duplicate else ""
+    follow = f"follow the release with `slipway status {model} --follow`"
+    line = f"published a checkpoint of {model}{again} (run {run.run_id}); {follow}"
+    result = {"event_id": published.event_id, "model": model, "run_id": run.run_id, "weights": ref}
+    show_result(result, line, as_json=as_json)
     if wait:
-        wait_for_end(stack, published, earlier, as_json=as_json)
+        asyncio.run(follow_release(stack, model, UNTIL, None, as_json, published=published))
 
 
-def wait_for_end(stack: StackAddress, published: Published, earlier: ReleaseProgress | None, *, as_json: bool) -> None:
-    """Follow the release of a published checkpoint to its end; exit with `NOT_PROMOTED` unless it is promoted."""
-    if earlier is None:
-        with ended_by_interrupt(following=False):
-            asyncio.run(follow_release(stack, published.model, UNTIL, None, as_json, published=published))
-    elif earlier.outcome != "promoted":
-        raise typer.Exit(int(Exit.NOT_PROMOTED))
-
-
-def show_checked(model: str, run_id: str, checked: Checked, *, as_json: bool) -> None:
-    """Print that nothing speaks against publishing."""
-    base = f"{checked.base.name}@{checked.base.revision}"
-    if as_json:
-        show_json({"checked": True, "model": model, "run_id": run_id, "base": base, "note": checked.note})
-    else:
-        show_line(f"nothing speaks against publishing this checkpoint of {model} on {base}; nothing was uploaded")
-
-
-def hash_of(files: Sequence[Path] | None, given: str | None) -> str | None:
+def hash_of(files: Sequence[Path] | None, given: str | None) -> str:
     """Return the digest of training data: computed from files, or the given one.
 
     Raises:
-        CommandError: both are given, or a file cannot be read.
+        CommandError: Both or neither is given, or a file cannot be read.
     """
-    if not files:
-        return given
-    if given is not None:
+    if files and given:
         raise CommandError("give one of --data and --data-hash", Exit.USAGE)
+    if given:
+        return given
+    if not files:
+        raise CommandError("the training run is not known: give --data FILE", Exit.USAGE)
     try:
         return data_hash(files)
     except OSError as error:
@@ -215,27 +202,20 @@ def _folder_name(location: str) -> str:
     )
 
 
-def run_of(run_id: str, data_hash: str | None, **described: Any) -> Run:
-    """Return a training run; raise CommandError if it is not known what it was trained on."""
-    if not data_hash:
-        raise CommandError("the training run is not known: give --data FILE", Exit.USAGE)
-    return Run(run_id, data_hash, **described)
-
-
 def upload(
     stack: StackAddress, base: BaseModelRef, weights: Path | Weights, release: dict[str, Any], *, quiet: bool
 ) -> Published:
     """Upload a checkpoint and publish its event.
 
     Args:
-        stack: The stack that it is published to.
+        stack: The stack.
         base: Imported base model.
-        weights: The folder of the checkpoint, or the reference to one outside the store.
+        weights: The folder of the checkpoint, or a reference to a folder outside the store.
         release: The other arguments of `publish_checkpoint`.
-        quiet: Show no progress.
+        quiet: Whether no progress is shown.
 
     Raises:
-        CommandError: It cannot be published; the message says why.
+        CommandError: The checkpoint cannot be published.
     """
     total = 0 if isinstance(weights, Weights) else sum(path.stat().st_size for path in model_files(weights))
     try:
@@ -247,56 +227,8 @@ def upload(
         raise CommandError(str(error)) from error
 
 
-def find_earlier(stack: StackAddress, published: Published) -> ReleaseProgress | None:
-    """Return the last release of the same checkpoint if it has ended; None also while it goes on.
-
-    None if this identity may not read the records of releases.
-    """
-    try:
-        releases = asyncio.run(read_recorded(stack, published.model))
-    except CommandError:
-        return None
-    known = [each.progress for each in of_checkpoint(releases, published) if each.opened is not None]
-    return known[-1] if known and known[-1].outcome is not None else None
-
-
-async def read_recorded(stack: StackAddress, model: str) -> list[Release]:
-    """Return the releases of a model.
-
-    Raises:
-        CommandError: this identity may not read the records of releases, or the bus does not answer.
-    """
-    async with on_bus(stack) as js:
-        return await read_releases(js, model)
-
-
-def show_published(published: Published, earlier: ReleaseProgress | None, run_id: str, *, as_json: bool) -> None:
-    """Print the published checkpoint and the command that follows its release, or its earlier release's outcome."""
-    model, event_id = published.model, published.event_id
-    if as_json:
-        ref, known = published.weights.model_dump(mode="json"), {}
-        if earlier is not None:
-            known = {"earlier": {"version": earlier.version, "outcome": earlier.outcome}}
-        show_json({"event_id": event_id, "model": model, "run_id": run_id, "weights": ref, **known})
-    elif earlier is not None:
-        show_line(_describe_earlier(earlier))
-    else:
-        again = " again" if published.duplicate else ""
-        follow = f"follow the release with `slipway status {model} --follow`"
-        show_line(f"published a checkpoint of {model}{again} (run {run_id}); {follow}")
-
-
-def _describe_earlier(earlier: ReleaseProgress) -> str:
-    """Return the outcome of an earlier release of a checkpoint, and the way to release it again."""
-    named = f"{earlier.model}@v{earlier.version}" if earlier.version is not None else earlier.model
-    again = "a higher --attempt" if earlier.outcome == "promoted" else f"`slipway retry {named}`"
-    when = earlier.finished_at
-    ago = f" {duration((SystemClock().now() - when).total_seconds())} ago" if when is not None else ""
-    return f"this checkpoint was already released as {named} ({earlier.outcome}{ago}); {again} releases it once more"
-
-
 def local_folder(location: str) -> Path:
-    """Return a folder on this machine that holds weights; raise CommandError if it holds none."""
+    """Return a local folder with weights; raise CommandError if it has no weights."""
     model_files(Path(location))
     return Path(location)
 
@@ -313,10 +245,10 @@ def training_connection(stack: StackAddress) -> TrainingConnection:
 
 
 def check_serving(settings: ServingSettings) -> ServingSettings | None:
-    """Return serving settings that an engine takes; None if none is set.
+    """Return valid serving settings; None if no setting is given.
 
     Raises:
-        CommandError: one of them is not valid; the registry would reject it, too.
+        CommandError: A setting is not valid.
     """
     refused = assess_settings(settings)
     if refused is not None:
@@ -325,7 +257,7 @@ def check_serving(settings: ServingSettings) -> ServingSettings | None:
 
 
 def parse_values(items: Sequence[str], name: str) -> dict[str, Any]:
-    """Return the values of `key=value` items; values that are JSON (numbers, true, lists) keep their type."""
+    """Return the values of `key=value` items; JSON values (numbers, true, lists) keep their type."""
     parsed: dict[str, Any] = {}
     for item in items:
         key, separator, value = item.partition("=")
@@ -339,7 +271,7 @@ def parse_values(items: Sequence[str], name: str) -> dict[str, Any]:
 
 
 def parse_eval(text: str) -> EvalResult:
-    """Return the result that `name:metric=value` names; for a loss, perplexity or error rate, lower is better."""
+    """Return the evaluation result of `name:metric=value`; a lower loss, perplexity or error rate is better."""
     match = re.fullmatch(
         r"(?P<name>[^:=]+):(?P<metric>[^:=]+)=(?P<value>[-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)", text
     )
@@ -351,7 +283,7 @@ def parse_eval(text: str) -> EvalResult:
 
 
 def parse_variants(items: Sequence[str]) -> tuple[Variant, ...]:
-    """Return the named variants, each once."""
+    """Return the variants without duplicates."""
     known = get_args(Variant)
     unknown = [item for item in items if item not in known]
     if unknown:

@@ -1,4 +1,4 @@
-"""`slipway pull`: the files of a version, for any server, each verified by its digest against the signed manifest."""
+"""`slipway pull`: download the files of a version, verified against the signed manifest."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import typer
 
 from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line
+from clients.cli.output import CommandError, Exit, show_result
 from clients.cli.releases.resolving import VersionArgument, find_version_name
 from clients.cli.releases.version_records import attester_keys, find_version, open_store
 from clients.cli.sources.upload import Advance, progress_bar, steps
@@ -21,7 +21,7 @@ from shared.provenance.verification import Verification
 from shared.storage.blobs import Store
 
 PART = ".part-"
-"""How the names of files begin that are being written."""
+"""Prefix of the names of partial files."""
 
 
 def pull(
@@ -51,11 +51,10 @@ def pull(
         raise CommandError(f"{target} was not pulled: {error.reason}", name=error.code) from error
     except OSError as error:
         raise CommandError(f"the folder {folder} cannot be used: {error}") from error
-    if as_json:
-        digest = registered.manifest.digest
-        show_json({"target": str(target), "folder": str(folder), "manifest": digest, "size_bytes": size})
-    else:
-        show_line(f"{target}: {len(manifest.files)} files, {size / 1e6:,.1f} MB in {folder}, as signed")
+    digest = registered.manifest.digest
+    data = {"target": str(target), "folder": str(folder), "manifest": digest, "size_bytes": size}
+    line = f"{target}: {len(manifest.files)} files, {size / 1e6:,.1f} MB in {folder}, as signed"
+    show_result(data, line, as_json=as_json)
 
 
 def find_variant(version: VersionManifest, name: str | None) -> RegisteredVariant:
@@ -75,10 +74,10 @@ def find_variant(version: VersionManifest, name: str | None) -> RegisteredVarian
 
 
 def find_signed(stack: StackAddress, store: Store, target: Target) -> RegisteredVariant:
-    """Return a variant as the signed manifest of its version names it; its own manifest and its files are attested.
+    """Return a variant of the signed manifest of a version, with attested manifest and files.
 
     Raises:
-        CommandError: something is altered, missing, or not attested by a key that may attest it.
+        CommandError: Something is altered, missing, or not attested by a permitted key.
     """
     keys = attester_keys(stack)
     verification = Verification(store, keys, read_files=False)
@@ -95,12 +94,12 @@ def find_signed(stack: StackAddress, store: Store, target: Target) -> Registered
 
 
 def find_missing(folder: Path, target: Target, files: Sequence[FileEntry], advance: Advance) -> list[FileEntry]:
-    """Return the files of a version that a folder lacks; of those that it has, advance by their size.
+    """Return the files of a version that a folder lacks; advance by the size of the files that it has.
 
-    What a pull that was killed had begun to write is removed.
+    Partial files of an interrupted pull are removed.
 
     Raises:
-        CommandError: the folder holds a file that is none of these, or one with other bytes; nothing was removed.
+        CommandError: The folder holds a file of another name or with other bytes; nothing was removed.
     """
     left = {file.path: file for file in files}
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +120,7 @@ def find_missing(folder: Path, target: Target, files: Sequence[FileEntry], advan
 
 
 def refuse_file(folder: Path, name: str, why: str) -> NoReturn:
-    """Raise CommandError about a file in the folder that stays as it is."""
+    """Raise CommandError about a file in a folder."""
     raise CommandError(f"{folder} holds {name}, which {why}: remove it, or choose another folder", Exit.USAGE)
 
 

@@ -1,7 +1,5 @@
 """`slipway quarantine lift`: allow a target that a rollback quarantined to be promoted again."""
 
-import asyncio
-from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -14,9 +12,9 @@ from clients.cli.commands.orders import (
     expires_at,
     give_for_route,
 )
-from clients.cli.connection import StackAddress, find_stack, on_bus
+from clients.cli.connection import ask_bus, find_stack
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line
+from clients.cli.output import CommandError, Exit, show_result
 from clients.cli.releases.names import parse_name
 from contracts.facts import QuarantineLifted
 from contracts.routes import Route
@@ -43,12 +41,16 @@ def lift_command(
     as_json: JsonOption = False,
 ) -> None:
     """Allow a quarantined target to be promoted again. This does not route traffic to it."""
-    model_named(what)
-    target, epoch = asyncio.run(_lift(find_stack(state), what, reason, expires_at(expires), timeout))
-    if as_json:
-        show_json({"target": str(target), "epoch": epoch, "quarantined": False})
-    else:
-        show_line(f"{target} is not quarantined any more (epoch {epoch}); it takes no traffic until it is promoted")
+    model, stack, until = model_named(what), find_stack(state), expires_at(expires)
+
+    def lifted(route: Route | None) -> QuarantineLifted:
+        target = pick_quarantined(route, what)
+        return QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
+
+    answer = ask_bus(stack, lambda js: give_for_route(js, stack, model, lifted, timeout))
+    target, epoch = Target.model_validate(answer.details["target"]), answer.details["epoch"]
+    line = f"{target} is not quarantined any more (epoch {epoch}); it takes no traffic until it is promoted"
+    show_result({"target": str(target), "epoch": epoch, "quarantined": False}, line, as_json=as_json)
 
 
 def model_named(what: str) -> str:
@@ -79,13 +81,3 @@ def pick_quarantined(route: Route | None, what: str) -> Target:
     if not matching:
         raise CommandError(f"{what} is not quarantined; see `slipway routes`")
     return matching[0]
-
-
-async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wait_s: float) -> tuple[Target, int]:
-    def lifted(route: Route | None) -> QuarantineLifted:
-        target = pick_quarantined(route, what)
-        return QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
-
-    async with on_bus(stack) as js:
-        answer = await give_for_route(js, stack, model_named(what), lifted, wait_s)
-    return Target.model_validate(answer.details["target"]), answer.details["epoch"]

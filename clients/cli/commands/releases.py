@@ -1,13 +1,13 @@
-"""`slipway approve`, `reject`, `cancel`, `pause`, `resume`, `promote` and `retry`: orders of people about a release."""
+"""`slipway approve`, `reject`, `cancel`, `pause`, `resume`, `promote` and `retry`: orders about a release."""
 
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime
 
-from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order_release, show_result
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order_release
 from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError
+from clients.cli.output import CommandError, show_result
 from clients.cli.reading import RecordsOfModels
 from clients.cli.releases.names import parse_name
 from clients.cli.releases.recorded_releases import Release, newest_release, read_releases
@@ -53,11 +53,12 @@ def approve(
 
     release, fact = order_release(stack, what, approval)
     line = f"approved {release.progress.name}{_count_after(release, sender_of(stack))}"
-    show_result(as_json, {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest}, line)
+    data = {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest}
+    show_result(data, line, as_json=as_json)
 
 
 def _count_after(release: Release, sender: str) -> str:
-    """Return the approvals given and needed as text; empty if one suffices."""
+    """Return the given and required approvals as text; empty if a single approval is required."""
     needed = release.opened.policy.approvals.count if release.opened is not None else 1
     given = len({*release.progress.approvers, sender})
     return f"; {given} of {needed} approvals are there" if needed > 1 else ""
@@ -78,7 +79,7 @@ def cancel(
 
     release = order_release(stack, what, cancelled)[0].progress
     line = f"ordered the cancellation of {release.name}; see `slipway status {release.model}`"
-    show_result(as_json, {"release_id": release.release_id}, line)
+    show_result({"release_id": release.release_id}, line, as_json=as_json)
 
 
 def pause(
@@ -90,7 +91,7 @@ def pause(
 ) -> None:
     """Pause a release before its next step; work in progress continues, and a canary keeps its share.
 
-    Its deadlines stop meanwhile. Rollbacks are never paused. A newer version waits for it, if its policy says `queue`.
+    Deadlines stop during a pause; rollbacks never pause. With `on_newer: queue`, newer versions wait.
     """
     _hold(find_stack(state), what, reason, expires_at(expires), paused=True, as_json=as_json)
 
@@ -102,36 +103,21 @@ def resume(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Resume a paused release; the step that it waits for has its whole deadline again."""
+    """Resume a paused release; its next step has a whole deadline again."""
     _hold(find_stack(state), what, reason, expires_at(expires), paused=False, as_json=as_json)
 
 
-def hold_line(before: ReleaseProgress, *, paused: bool) -> str:
-    """Return the line about an order that held a release, or let it go on, which was in a state before it."""
-    already = _already(before, paused=paused)
-    if already is not None:
-        return f"{before.name} {already}; see `slipway status {before.model}`"
-    if paused:
-        return f"paused {before.name} before its next step; `slipway resume {before.model}` lets it go on"
-    return f"{before.name} goes on; see `slipway status {before.model}`"
-
-
-def _already(before: ReleaseProgress, *, paused: bool) -> str | None:
-    """Return in which state a release was already that an order puts it into; None if the order changes its state."""
-    if paused and before.paused:
-        return f"was {before.paused}"
-    return None if paused or before.paused else "was not paused"
-
-
 def _hold(stack: StackAddress, what: str, reason: str, until: datetime, *, paused: bool, as_json: bool) -> None:
-    """Order it; an order that changes nothing, too: another one before it may not be answered yet."""
+    """Order a pause or its end, also of a release in that state: an earlier order may not be answered yet."""
 
     def held(release: Release, _route: Route | None) -> ReleaseHeld:
         return ReleaseHeld(release_id=str(release.progress.release_id), paused=paused, reason=reason, expires_at=until)
 
-    before = order_release(stack, what, held)[0].progress
-    changed = _already(before, paused=paused) is None
-    show_result(as_json, _data(before, paused=paused, changed=changed), hold_line(before, paused=paused))
+    release = order_release(stack, what, held)[0].progress
+    line = f"{release.name} goes on; see `slipway status {release.model}`"
+    if paused:
+        line = f"paused {release.name} before its next step; `slipway resume {release.model}` lets it go on"
+    show_result({**_data(release), "paused": paused}, line, as_json=as_json)
 
 
 def promote(
@@ -141,10 +127,10 @@ def promote(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Move the canary, or the shadow, of a release on to its next share of traffic without a verdict.
+    """Move the canary, or the shadow, of a release to its next share of traffic without a verdict.
 
-    It is accepted after the deadline, or earlier if the policy has `canary.on_deadline: promote`. It takes the role
-    approver. A canary with a bad verdict ends nevertheless.
+    The order is accepted after the deadline, or earlier with `canary.on_deadline: promote` in the policy. It takes the
+    role approver. A canary with a bad verdict ends nevertheless.
     """
     stack, until = find_stack(state), expires_at(expires)
 
@@ -167,7 +153,7 @@ def promote(
 
     release, fact = order_release(stack, what, advanced)
     line = f"{release.progress.name} does not wait for the verdict at {fact.weight_ratio:.0%} of the traffic any more"
-    show_result(as_json, {**_data(release.progress), "weight_ratio": fact.weight_ratio}, line)
+    show_result({**_data(release.progress), "weight_ratio": fact.weight_ratio}, line, as_json=as_json)
 
 
 def reject(
@@ -177,7 +163,7 @@ def reject(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Reject a release that waits for approval, which ends it. It takes the role approver."""
+    """End a release that waits for approval. It takes the role approver."""
     stack, until = find_stack(state), expires_at(expires)
 
     def denied(release: Release, _route: Route | None) -> ApprovalDenied:
@@ -185,7 +171,7 @@ def reject(
 
     release = order_release(stack, what, denied)[0].progress
     line = f"rejected {release.name}; `slipway retry {release.model}@v{release.version}` releases it again"
-    show_result(as_json, _data(release), line)
+    show_result(_data(release), line, as_json=as_json)
 
 
 def retry(
@@ -193,14 +179,14 @@ def retry(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Release once more the checkpoint of a release that ended without promotion, as its next attempt.
+    """Release the checkpoint of an unpromoted release again, as its next attempt.
 
-    It takes the role publisher. A checkpoint without a policy of its own is released under the one that is stored now.
+    It takes the role publisher. The stored policy of the model applies; without a stored policy, the release's own.
     """
     release, attempt = asyncio.run(_retry(find_stack(state), what))
     follow = f"follow it with `slipway status {release.model} --follow`"
     line = f"published the checkpoint of {release.name} again, attempt {attempt}; {follow}"
-    show_result(as_json, {**_data(release), "attempt": attempt}, line)
+    show_result({**_data(release), "attempt": attempt}, line, as_json=as_json)
 
 
 async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
@@ -236,8 +222,8 @@ def next_attempt(
 
     Args:
         opened: The release to repeat.
-        known: All releases of the model; those of the same weights and training run count as attempts.
-        stored: The stored policy of the model, which then applies; without one, the policy of the release.
+        known: All releases of the model; releases of the same weights and training run count as attempts.
+        stored: The stored policy of the model; None to keep the policy of the release.
     """
     fields = {name: getattr(opened, name) for name in CheckpointReady.model_fields}
     same = (opened.weights.ref.digest, opened.training.run_id)
@@ -246,5 +232,5 @@ def next_attempt(
     return CheckpointReady(**{**fields, "policy": policy, "attempt": max([opened.attempt, *attempts]) + 1})
 
 
-def _data(release: ReleaseProgress, **more: object) -> dict[str, object]:
-    return {"release_id": release.release_id, "model": release.model, "version": release.version, **more}
+def _data(release: ReleaseProgress) -> dict[str, object]:
+    return {"release_id": release.release_id, "model": release.model, "version": release.version}

@@ -24,7 +24,7 @@ from clients.cli.commands.suspension import Decision, DecisionOrder, decide_susp
 from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
 from clients.cli.events.last_events import answer_to, last_event, last_sequences
 from clients.cli.options import JsonOption, ModelArgument, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_result
 from clients.cli.parsing import check_model
 from clients.cli.releases.resolving import find_target, require_model, version_of
 from clients.cli.releases.serving import active_target, read_route
@@ -90,12 +90,12 @@ def rollback(
 ) -> None:
     """Roll back: take a target out of production, route traffic to the previous target, and quarantine it.
 
-    `slipway rollback confirm MODEL` quarantines the version that an alert suspended; `slipway rollback return MODEL`
-    returns it as a canary, or --at-once. Of several, it is the one that was suspended last, or --target.
+    `slipway rollback confirm MODEL` quarantines the version that an alert suspended last, or --target;
+    `slipway rollback return MODEL` returns it as a canary, or --at-once.
 
-    The exit code is 0 if the traffic was moved and the target that received it was not seen to fail. The order names
-    its target: if that was rolled back already, nothing happens. Within two minutes after another rollback, --target is
-    required, except with --dry-run.
+    The exit code is 0 if traffic moved to a target that does not fail. The order names its target: a target that was
+    rolled back before stays so. Within two minutes after another rollback, --target is required, except with
+    --dry-run.
     """
     if decided is not None and model not in get_args(Decision):
         raise CommandError(f"{model!r} is no decision: write confirm or return before the model", Exit.USAGE)
@@ -138,11 +138,11 @@ async def _active(js: JetStreamContext, route: Route | None, model: str) -> Targ
 
 
 async def name_active(js: JetStreamContext, model: str) -> Target:
-    """Return the active target, which an order without a target rolls back.
+    """Return the active target, the default of an order.
 
     Raises:
-        CommandError: no target serves, or traffic was rolled back a moment ago: an operator who reacts to the same
-            alert as the rollback-controller must not roll back the target that it chose.
+        CommandError: No target is active, or it became active by a recent rollback: an operator and the
+            rollback-controller may react to the same alert.
     """
     route = await read_route(js, model)
     active = await _active(js, route, model)
@@ -161,9 +161,9 @@ async def name_active(js: JetStreamContext, model: str) -> Target:
 
 
 def was_rolled_back_recently(moved: DeploymentChanged, route: Route | None, now: datetime) -> bool:
-    """Return whether the last change that was published was a rollback a moment ago, to the target that is active.
+    """Return whether the last published change is a recent rollback to the active target.
 
-    A rollback whose process died is published late, perhaps after another target has become active.
+    A rollback may be published late, after another target has become active.
     """
     if route is not None and moved.route.epoch < route.epoch and moved.route.active != route.active:
         return False
@@ -198,14 +198,14 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
 
 @dataclass(frozen=True)
 class RequestedRollback:
-    """The rollback that was asked for.
+    """A requested rollback.
 
     Attributes:
-        model: Whose traffic moves.
-        failed: What is rolled back; None for the active target.
-        to_version: Where traffic goes; None for the previous target.
-        reason: Why, for the record.
-        until: When the order expires.
+        model: The model.
+        failed: The target to roll back; None for the active target.
+        to_version: The version to route traffic to; None for the previous target.
+        reason: The reason.
+        until: Expiry of the order.
     """
 
     model: str
@@ -224,10 +224,10 @@ class RequestedRollback:
 async def _rollback(
     stack: StackAddress, requested: RequestedRollback, wait_s: float | None, *, verbose: bool
 ) -> RollbackFact | Event[RollbackOrdered]:
-    """Publish the order; return its outcome, or the order itself if `wait_s` is None.
+    """Publish the order; return its outcome, or the order if `wait_s` is None.
 
-    If the route changed after it was read, and the target still serves, the order is published again. If the bucket of
-    routes was lost or restored, an order for a target that the caller named is published without an epoch.
+    The order is repeated if the route changes after the read and the target still takes traffic. If the bucket of
+    routes was lost or restored, an order with a named target is published without an epoch.
     """
     model = requested.model
     async with on_bus(stack) as js:
@@ -253,22 +253,21 @@ async def _rollback(
 
 
 def is_behind(route: Route | None, refusal: str) -> bool:
-    """Return whether the bucket's route is older than the route that a refusal names: it was lost or restored."""
+    """Return whether a route is older than the epoch in a refusal, because its bucket was lost or restored."""
     known = epoch_in_reason(refusal)
     return known is not None and (route.epoch if route is not None else 0) < known
 
 
 def _show_ordered(event: Event[RollbackOrdered], *, as_json: bool) -> None:
-    if as_json:
-        show_json({"order_id": event.id, "model": event.subject, "failed": str(event.data.failed)})
-    else:
-        show_line(f"ordered the rollback of {event.data.failed}; see `slipway events --follow {event.subject}`")
+    data = {"order_id": event.id, "model": event.subject, "failed": str(event.data.failed)}
+    line = f"ordered the rollback of {event.data.failed}; see `slipway events --follow {event.subject}`"
+    show_result(data, line, as_json=as_json)
 
 
 async def _await_end(
     js: JetStreamContext, event: Event[Any], after: int, wait_s: float, *, verbose: bool
 ) -> RollbackFact:
-    """Return the event that ends the rollback of an order; raise CommandError if it is refused, or does not end."""
+    """Return the last fact of an ordered rollback; raise CommandError if it is refused, or does not end in time."""
     started = False
     deadline = asyncio.get_running_loop().time() + wait_s
     while asyncio.get_running_loop().time() < deadline:
@@ -295,10 +294,10 @@ async def _await_end(
 
 
 def answer_in(fact: Any, order_id: str) -> RollbackFact | None:
-    """Return a fact that belongs to the rollback of an order; None for other facts.
+    """Return a fact of the rollback of an order; None for other facts.
 
     Raises:
-        CommandError: it is the refusal of the order.
+        CommandError: The fact is the refusal of the order.
     """
     if isinstance(fact, OrderRefused) and fact.order_id == order_id:
         raise refused_error(fact)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.connection import StackAddress, find_stack, on_bus
+from clients.cli.connection import StackAddress, ask_bus, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, show_table
 from clients.cli.reading import RecordsOfModels
@@ -47,7 +47,7 @@ def routes(
         with ended_by_interrupt(following=follow):
             asyncio.run(_export(stack, model, export, to, follow=follow))
         return
-    routes = asyncio.run(read_routes(stack))
+    routes = ask_bus(stack, read_routes)
     chosen = [route for name, route in sorted(routes.items()) if model in (None, name)]
     if as_json:
         show_json([route.model_dump(mode="json") for route in chosen])

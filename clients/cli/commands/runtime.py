@@ -56,10 +56,10 @@ def release_command(
 
 
 async def _release(stack: StackAddress, name: str, models: list[str] | None, *, dry_run: bool) -> list[dict[str, Any]]:
-    fleets = await read_fleets(stack)
+    async with on_bus(stack) as js:
+        fleets, routes = await read_fleets(js), await read_routes(js)
     check_runtime(name, [runtime for fleet in fleets for runtime in fleet.endpoints])
     check_current(name, [fleet.name for fleet in fleets if not fleet.is_current])
-    routes = await read_routes(stack)
     serving = sorted(model for model, route in routes.items() if route.active is not None)
     planned = {model: await _plan(stack, name, model, routes.get(model)) for model in models or serving}
     if not planned:

@@ -62,7 +62,7 @@ def status(
 ) -> None:
     """Show the progress of releases, the newest first. With --until finished, the exit code is 0 if promoted, else 3.
 
-    An interrupt (Ctrl-C) ends --follow with exit code 0, and --until, which has no answer then, with 130.
+    An interrupt (Ctrl-C) ends --follow with exit code 0, and --until with 130.
     """
     if until not in (None, UNTIL):
         raise CommandError(f"--until {until} is not valid: use --until {UNTIL}", Exit.USAGE)
@@ -75,10 +75,10 @@ def status(
 
 
 async def _read(js: JetStreamContext, what: str | None, every: bool) -> list[Release]:
-    """Return the releases that `what` names: one or a model's; without it the newest and those in progress, or all.
+    """Return the named release or the releases of a model; by default the newest and all in progress, or all.
 
     Raises:
-        CommandError: the named release does not exist.
+        CommandError: The named release does not exist.
     """
     named = await resolve_text(js, what)
     if named is None:
@@ -119,13 +119,13 @@ async def follow_release(
     *,
     published: Published | None = None,
 ) -> None:
-    """Draw a release at intervals; return once it has ended, if `until` says so.
+    """Draw the progress of a release; return after its end if `until` is set.
 
-    With `published`, it is the release of this checkpoint, of the model `what`.
+    With `published`, it is the release of this checkpoint.
 
     Raises:
-        CommandError: it had not ended after `timeout_s`.
-        typer.Exit: it was not promoted.
+        CommandError: The release has not ended after `timeout_s`.
+        typer.Exit: The release was not promoted.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -140,7 +140,7 @@ async def follow_release(
 async def _watch(
     stack: StackAddress, what: str | None, draw: "Drawing", *, stop_at_end: bool, published: Published | None
 ) -> Release:
-    """Draw a release at intervals; return it once it has ended, if `stop_at_end`. It survives restarts of the bus."""
+    """Draw the progress of a release, also after restarts of the bus; return it after its end if `stop_at_end`."""
     clock, reports = SystemClock(), Reports()
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)

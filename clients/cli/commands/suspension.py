@@ -1,13 +1,12 @@
 """`slipway rollback confirm` and `slipway rollback return`: decide about a version that an alert suspended."""
 
-import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from clients.cli.commands.orders import give_for_route
-from clients.cli.connection import StackAddress, on_bus
-from clients.cli.output import CommandError, show_json, show_line
+from clients.cli.connection import StackAddress, ask_bus
+from clients.cli.output import CommandError, show_result
 from clients.cli.parsing import check_model
 from contracts.facts import SuspensionDecided
 from contracts.routes import Route, Suspended
@@ -20,7 +19,7 @@ Decision = Literal["confirm", "return"]
 
 @dataclass(frozen=True)
 class DecisionOrder:
-    """A person's decision; without a target, about the version that was suspended last."""
+    """A decision of an operator; without a target about the version that was suspended last."""
 
     decision: Decision
     reason: str
@@ -30,35 +29,9 @@ class DecisionOrder:
 
 
 def decide_suspension(stack: StackAddress, model: str, decided: DecisionOrder, *, wait_s: float, as_json: bool) -> None:
-    """Quarantine a suspended version of a model, or let it return; print which."""
+    """Quarantine a suspended version of a model, or let it return; print the result."""
     check_model(model)
-    target, epoch = asyncio.run(_decide(stack, model, decided, wait_s))
-    if as_json:
-        show_json({"target": str(target), "epoch": epoch, "decision": decided.decision})
-    elif decided.decision == "confirm":
-        show_line(f"{target} is quarantined (epoch {epoch})")
-    elif not decided.at_once:
-        show_line(f"{target} {RETURNS} (epoch {epoch}): slipway status {model}")
-    else:
-        show_line(f"{target} takes all traffic again (epoch {epoch})")
 
-
-def _held(route: Route, *, at_once: bool) -> tuple[Suspended, ...]:
-    """Return the suspended targets; for an immediate return also the target that returns as a canary."""
-    return put_back(route) if at_once else route.suspended
-
-
-def pick_suspended(route: Route | None, model: str, named: Target | None = None, *, at_once: bool = False) -> Target:
-    """Return the named target, or the last suspended one; raise CommandError if it is not suspended."""
-    held = [entry.served.target for entry in _held(route, at_once=at_once)] if route is not None else []
-    if not held:
-        raise CommandError(f"no version of {model} is suspended; see `slipway routes`")
-    if named is not None and named not in held:
-        raise CommandError(f"{named} is not suspended; see `slipway routes`")
-    return named or held[0]
-
-
-async def _decide(stack: StackAddress, model: str, decided: DecisionOrder, wait_s: float) -> tuple[Target, int]:
     def fact(route: Route | None) -> SuspensionDecided:
         return SuspensionDecided(
             reason=decided.reason,
@@ -69,6 +42,26 @@ async def _decide(stack: StackAddress, model: str, decided: DecisionOrder, wait_
             epoch=route.epoch if route is not None else 0,
         )
 
-    async with on_bus(stack) as js:
-        answer = await give_for_route(js, stack, model, fact, wait_s)
-    return Target.model_validate(answer.details["target"]), answer.details["epoch"]
+    answer = ask_bus(stack, lambda js: give_for_route(js, stack, model, fact, wait_s))
+    target, epoch = Target.model_validate(answer.details["target"]), answer.details["epoch"]
+    line = f"{target} is quarantined (epoch {epoch})"
+    if decided.decision == "return" and decided.at_once:
+        line = f"{target} takes all traffic again (epoch {epoch})"
+    elif decided.decision == "return":
+        line = f"{target} {RETURNS} (epoch {epoch}): slipway status {model}"
+    show_result({"target": str(target), "epoch": epoch, "decision": decided.decision}, line, as_json=as_json)
+
+
+def _held(route: Route, *, at_once: bool) -> tuple[Suspended, ...]:
+    """Return the suspended targets; with `at_once` also a target that returns as a canary."""
+    return put_back(route) if at_once else route.suspended
+
+
+def pick_suspended(route: Route | None, model: str, named: Target | None = None, *, at_once: bool = False) -> Target:
+    """Return the named or the last suspended target; raise CommandError if it is not suspended."""
+    held = [entry.served.target for entry in _held(route, at_once=at_once)] if route is not None else []
+    if not held:
+        raise CommandError(f"no version of {model} is suspended; see `slipway routes`")
+    if named is not None and named not in held:
+        raise CommandError(f"{named} is not suspended; see `slipway routes`")
+    return named or held[0]

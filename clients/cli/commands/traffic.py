@@ -120,7 +120,7 @@ class Load:
 
 
 async def _send(stack: StackAddress, load: Load, after: str | None) -> Seen:
-    """Send requests until the time is over or a signal comes, then wait for the answers that are due."""
+    """Send requests until the end of the time or a signal, then wait for their answers."""
     stop, seen = asyncio.Event(), Seen()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
@@ -147,7 +147,7 @@ async def _send(stack: StackAddress, load: Load, after: str | None) -> Seen:
 async def _await_name(
     client: httpx.AsyncClient, stack: StackAddress, name: str, stop: asyncio.Event, *, wait: bool
 ) -> None:
-    """Return when the gateway has a model of this name; without `wait`, raise CommandError if it has none now."""
+    """Return once the gateway has a model; without `wait`, raise CommandError if it lacks the model now."""
     while not stop.is_set():
         try:
             response = await client.get(f"/v1/models/{name}")
@@ -162,7 +162,7 @@ async def _await_name(
 
 
 async def _ask(client: httpx.AsyncClient, body: Mapping[str, Any], due: float, seen: Seen) -> None:
-    """Send one request and count its outcome; `due` is its planned start."""
+    """Send a request and count its outcome; `due` is its planned start."""
     first: float | None = None
     try:
         async with client.stream("POST", "/v1/chat/completions", json=body) as response:

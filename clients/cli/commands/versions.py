@@ -1,10 +1,9 @@
 """`slipway versions` and `show`: registered versions, their lineage, and a comparison of their variants."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from clients.cli.connection import StackAddress, find_stack
+from clients.cli.connection import StackAddress, ask_bus, find_stack
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
 from clients.cli.releases.evaluation_tables import read_evaluated_rows, show_evaluations
@@ -40,7 +39,7 @@ def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOptio
     stack = find_stack(state)
     store = open_store(stack)
     registered = [find_version(store, model, number) for number in version_numbers(store, model)]
-    route = asyncio.run(read_routes(stack)).get(model)
+    route = ask_bus(stack, read_routes).get(model)
     if as_json:
         show_json(
             [{**version_data(version), "serving": _roles(route, version.manifest.version)} for version in registered]
@@ -99,7 +98,7 @@ def show(
     model, number, variant, digest = find_answering(stack, what)
     store = open_store(stack)
     version = look_up_version(store, model, number)
-    release = asyncio.run(read_release(stack, model, number, version))
+    release = ask_bus(stack, lambda js: read_release(js, model, number, version))
     if version is None and release is None:
         raise CommandError(f"{model} has no version {number}{advise(stack, model, f'slipway versions {model}')}")
     made = version.manifest.variants if version is not None else ()
@@ -186,7 +185,7 @@ def _show_prices(stack: StackAddress, store: Store, version: Version | None) -> 
     per_hour = price_per_hour(version) if version is not None else None
     if version is not None and per_hour is not None:
         made = release_price(store, version, per_hour)
-        held = hourly_price(asyncio.run(read_runtimes(stack)), version, per_hour)
+        held = hourly_price(ask_bus(stack, read_runtimes), version, per_hour)
         show_line(f"  {describe_prices(per_hour, made, held)}")
 
 

@@ -1,6 +1,7 @@
 """The selection of checks: for `slipway up`, for a running embedded stack, or for a deployment elsewhere."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,38 +9,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from clients.cli.doctor import assess, gather, servers, space, stack
+from clients.cli.doctor import assess, servers, stack
 from clients.cli.doctor.findings import Finding, failure
 from deploy.local import triton
 from deploy.local.plan import StackConfig
 from deploy.local.state import StateFolder
 from shared.runtime import sandbox
+from shared.runtime.process import available_memory_bytes, memory_bytes
 from shared.runtime.settings import Connection
 
 WEIGHTS_BYTES = 270 * 1024**2
-"""Of the demo's model in 16 bits; larger models need more memory than is checked."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Attributes:
-        name: As in its finding.
-        run: Makes it.
-    """
-
-    name: str
-    run: Callable[[], Finding]
+"""Weights of the demo's model in 16 bits; a larger model needs more memory than the check asks for."""
+SHM = Path("/dev/shm")  # noqa: S108 - only its free space is read
+Check = Callable[[], Finding | list[Finding]]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The machine or stack that is checked.
+    """The machine or stack to check.
 
     Attributes:
         folder: The state folder of the embedded stack.
-        config: How the stack would be started.
+        config: The shape in which the stack would be started.
         engine_root: The engine environment.
         elsewhere: The addresses of bus and store of a deployment elsewhere; None for the embedded stack.
     """
@@ -50,51 +41,55 @@ class Subject:
     elsewhere: Connection | None = None
 
 
-def run_check(check: Check) -> Finding:
-    """Make a check; return its finding."""
+def run_checks(subject: Subject) -> list[Finding]:
+    """Return the findings of all checks of a subject; a check that raises an error is a failure."""
+    return [finding for name, check in _plan(subject) for finding in run_check(name, check)]
+
+
+def run_check(name: str, check: Check) -> list[Finding]:
+    """Return the findings of a check; a failure if it raises an error."""
     try:
-        return check.run()
-    except Exception as error:  # noqa: BLE001 - a check that cannot be made must not hide the others
-        return failure(check.name, f"the check ended with {error!r}", "report it with `slipway doctor --json`")
+        found = check()
+    except Exception as error:  # noqa: BLE001 - the other checks must still run
+        found = failure(name, f"the check ended with {error!r}", "report it with `slipway doctor --json`")
+    return [found] if isinstance(found, Finding) else found
 
 
-def plan_checks(subject: Subject) -> list[Check]:
-    """List the checks of a subject."""
-    if subject.elsewhere is not None:
-        return [*_servers(subject.elsewhere)]
-    machine = _machine(subject, running=stack.is_running(subject.folder))
-    addresses = stack.read_addresses(subject.folder)
-    return [*machine, *(_servers(addresses) if addresses is not None else ())]
+def _plan(subject: Subject) -> Iterator[tuple[str, Check]]:
+    addresses: Connection | dict[str, str] | None = subject.elsewhere
+    if addresses is None:
+        yield from _machine(subject, running=stack.is_running(subject.folder))
+        addresses = stack.read_addresses(subject.folder)
+    if addresses is not None:
+        yield "nats", lambda: servers.ask_bus(Connection.model_validate(addresses))
+        yield "s3", lambda: servers.ask_s3(Connection.model_validate(addresses))
 
 
-def _servers(reached_by: Connection | dict[str, str]) -> Iterator[Check]:
-    def ask(server: Callable[[Connection], Finding]) -> Finding:
-        return server(Connection.model_validate(reached_by))  # within the check: an error must not hide others
-
-    yield Check("nats", partial(ask, servers.ask_nats))
-    yield Check("s3", partial(ask, servers.ask_s3))
-    yield Check(space.BUS, partial(ask, space.ask_bus))
-    yield Check(space.CONSUMERS, partial(ask, space.ask_consumers))
-
-
-def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
-    yield Check("programs", partial(_programs, subject.engine_root))
+def _machine(subject: Subject, *, running: bool) -> Iterator[tuple[str, Check]]:
+    yield "programs", partial(_programs, subject.engine_root)
     if not running and not stack.has_living_processes(subject.folder):  # their models fill memory; `up` ends the latter
-        engine = subject.config.engine
-        yield Check(
-            "memory",
-            lambda: assess.assess_memory(gather.read_memory(), weights_bytes=WEIGHTS_BYTES, engine=engine),
-        )
-        yield Check(
-            "shared memory", lambda: assess.assess_shared_memory(gather.read_space(gather.SHM, str(gather.SHM)))
-        )
-    yield Check("sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
-    yield Check("state folder", partial(stack.check_folder, subject.folder))
-    yield Check("disk", lambda: assess.assess_disk(gather.read_space(subject.folder.path, subject.folder.shown)))
+        yield "memory", partial(_memory, subject.config.engine)
+        yield "shared memory", lambda: assess.assess_shared_memory(free_bytes(SHM), SHM)
+    yield "sandbox", lambda: assess.assess_sandbox(sandbox.probe())
+    yield "state folder", partial(stack.check_folder, subject.folder)
+    yield "disk", lambda: assess.assess_disk(free_bytes(subject.folder.path), subject.folder.shown)
+
+
+def _memory(engine: str) -> Finding:
+    total, available = memory_bytes(), available_memory_bytes()
+    return assess.assess_memory(total, available, weights_bytes=WEIGHTS_BYTES, engine=engine)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the file system of a folder that need not exist yet."""
+    path = folder.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def find_engine(root: Path) -> triton.EngineEnvironment | None:
-    """Return the engine environment, or None if it is not there or not whole."""
+    """Return the engine environment; None if it is missing or incomplete."""
     try:
         return triton.find_engine(root)
     except (OSError, subprocess.CalledProcessError, json.JSONDecodeError):
@@ -104,4 +99,4 @@ def find_engine(root: Path) -> triton.EngineEnvironment | None:
 def _programs(root: Path) -> Finding:
     engine, beside = find_engine(root), Path(sys.executable).parent
     missing = [name for name in ("nats-server", "weed") if not (beside / name).is_file()]
-    return assess.assess_programs("programs", [*missing, *(() if engine else (f"an engine environment in {root}",))])
+    return assess.assess_programs([*missing, *(() if engine else (f"an engine environment in {root}",))])

@@ -1,12 +1,8 @@
-"""The outcome of one check, and its formatting."""
+"""The outcome of a check of `slipway doctor`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
-
-State = Literal["ok", "warning", "failure", "skipped"]
-MARKS: dict[State, str] = {"ok": "ok", "warning": "warn", "failure": "FAIL", "skipped": "-"}
-MARK_WIDTH = max(len(mark) for mark in MARKS.values())
 
 
 @dataclass(frozen=True)
@@ -15,13 +11,13 @@ class Finding:
 
     Attributes:
         check: Name of the check.
-        state: `failure` if something would fail, `warning` if it would work worse than it could.
-        detail: What there is, with its figures.
+        state: `failure` if something would fail, `warning` if it would work badly.
+        detail: The facts, with figures.
         advice: What to do; empty if nothing is to be done.
     """
 
     check: str
-    state: State
+    state: Literal["ok", "warning", "failure"]
     detail: str
     advice: str = ""
 
@@ -32,46 +28,15 @@ def ok(check: str, detail: str) -> Finding:
 
 
 def warning(check: str, detail: str, advice: str) -> Finding:
-    """Return a finding that makes things worse than they could be."""
+    """Return a finding about something that works badly."""
     return Finding(check, "warning", detail, advice)
 
 
 def failure(check: str, detail: str, advice: str) -> Finding:
-    """Return a finding that makes something fail."""
+    """Return a finding about something that fails."""
     return Finding(check, "failure", detail, advice)
 
 
-def skipped(check: str, why: str) -> Finding:
-    """Return that a check was not made, and why."""
-    return Finding(check, "skipped", why)
-
-
 def passed(findings: Iterable[Finding]) -> bool:
-    """Return whether nothing would fail."""
+    """Return whether no finding is a failure."""
     return all(finding.state != "failure" for finding in findings)
-
-
-def as_line(finding: Finding, name_width: int) -> str:
-    """Return a finding as one line for people."""
-    text = finding.detail + (f": {finding.advice}" if finding.advice else "")
-    return f"{MARKS[finding.state]:<{MARK_WIDTH}}  {finding.check:<{name_width}}  {text}"
-
-
-def as_row(finding: Finding) -> str:
-    """Return a finding as one tab-separated line for programs."""
-    return f"{finding.state}\t{finding.check}\t{finding.detail}\t{finding.advice}".rstrip()
-
-
-def summary(findings: list[Finding]) -> str:
-    """Return one sentence about all findings."""
-    failures = sum(finding.state == "failure" for finding in findings)
-    warnings = sum(finding.state == "warning" for finding in findings)
-    if failures:
-        return f"{_counted(failures, 'check')} failed; each line says what to do"
-    if warnings:
-        return f"all checks passed, {_counted(warnings, 'warning')}"
-    return "all checks passed"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,10 +1,15 @@
-"""Asks the servers of a running stack."""
+"""The checks of the message bus and the object store."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import contextlib
+from typing import Any
+
+import nats
+from nats.js.api import StorageType, StreamInfo
 
 from clients.cli.doctor.copies import Stream, assess_copies, describe_copies
 from clients.cli.doctor.findings import Finding, failure, ok, warning
+from clients.cli.doctor.space import assess_bus, assess_consumers
 from shared.errors import SlipwayError
 from shared.messaging import topology
 from shared.messaging.credentials import connect
@@ -12,12 +17,9 @@ from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 from shared.storage.object_lock import NO_LOCK
 
-if TYPE_CHECKING:
-    from nats.js.api import StreamInfo
-
 
 def ask_s3(connection: Connection) -> Finding:
-    """Prove on a running object store that a create-only put creates once, and ask whether objects can be locked."""
+    """Return the finding on a store: whether a create-only put creates once, and whether objects can be locked."""
     store = Store(connection)
     try:
         store.check_create_only()
@@ -30,45 +32,53 @@ def ask_s3(connection: Connection) -> Finding:
     return warning("s3", detail, NO_LOCK.format(bucket=store.bucket))
 
 
-def ask_nats(connection: Connection) -> Finding:
-    """Ask a running message bus whether JetStream answers, and has the streams that the services use."""
-    import nats
-
+def ask_bus(connection: Connection) -> list[Finding]:
+    """Return the findings on a bus: its streams and buckets, the space of each, and its consumers."""
     try:
-        present = asyncio.run(_streams(connection))
+        infos, allowed = asyncio.run(_read(connection))
     except ValueError as error:
-        return failure("nats", str(error), "see docs/security.md")
+        return [failure("nats", str(error), "see docs/security.md")]
     except (OSError, TimeoutError, nats.errors.Error) as error:
         advice = "start it, or set SLIPWAY_NATS_URL to where it is"
-        return failure("nats", f"{connection.nats_url} does not answer ({type(error).__name__})", advice)
+        return [failure("nats", f"{connection.nats_url} does not answer ({type(error).__name__})", advice)]
+    stored = [info for info in infos if info.config.storage == StorageType.FILE]
+    taken = {str(info.config.name): (info.state.bytes, info.config.max_bytes or -1) for info in stored}
+    used = {str(info.config.name): (info.state.consumer_count, topology.consumer_limit(info.config)) for info in infos}
+    streams = assess_streams({str(info.config.name): _describe(info) for info in infos}, connection.nats_url)
+    return [streams, assess_bus(taken, allowed, connection.nats_url), assess_consumers(used)]
+
+
+def assess_streams(present: dict[str, Stream], where: str) -> Finding:
+    """Return the finding on the streams and buckets of a bus: all are there, with their copies."""
     own = {*(str(stream.name) for stream in topology.streams()), *(f"KV_{name}" for name in topology.BUCKETS)}
     if missing := sorted(own - set(present)):
         advice = "run `python -m shared.messaging.provision`"
-        return failure("nats", f"{connection.nats_url} lacks the streams and buckets {', '.join(missing)}", advice)
+        return failure("nats", f"{where} lacks the streams and buckets {', '.join(missing)}", advice)
     ours = {name: stream for name, stream in present.items() if name in own}
-    copies = describe_copies(ours)
-    detail = f"{connection.nats_url} answers, with JetStream and {len(present)} streams{copies}"
+    detail = f"{where} answers, with JetStream and {len(present)} streams{describe_copies(ours)}"
     return assess_copies(ours) or ok("nats", detail)
 
 
-def once() -> dict[str, Any]:
-    """Return the options of a connection that is tried once: with no or more tries nats-py tries for minutes."""
-    return {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1, "connect_timeout": 2}
+async def _read(connection: Connection) -> tuple[list[StreamInfo], int | None]:
+    """Return the streams of a bus, and the storage limit of its account in bytes; None without a limit."""
 
-
-async def _streams(connection: Connection) -> dict[str, Stream]:
     async def ignore(_error: Exception) -> None:
-        """A failed attempt is the answer; nothing needs to be written about it."""
+        """Do nothing: a failed attempt is the answer."""
 
-    client = await connect(connection, error_cb=ignore, **once())
+    # Tried once: with no or more tries nats-py tries for minutes.
+    once: dict[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
+    client = await connect(connection, error_cb=ignore, connect_timeout=2, **once)
     try:
-        infos = await client.jetstream(timeout=5).streams_info()
+        js = client.jetstream(timeout=5)
+        infos, allowed = await js.streams_info(), None
+        with contextlib.suppress(TimeoutError, nats.errors.Error):  # only administrators may ask
+            allowed = (await js.account_info()).limits.max_storage
     finally:
         await client.close()
-    return {str(info.config.name): _describe(info) for info in infos}
+    return infos, allowed if allowed is not None and allowed > 0 else None
 
 
-def _describe(info: "StreamInfo") -> Stream:
+def _describe(info: StreamInfo) -> Stream:
     cluster = info.cluster
     peers = (cluster.replicas if cluster else None) or []
     return Stream(

@@ -1,29 +1,16 @@
-"""The checks of the space left on the bus: bytes and consumers of its streams."""
+"""Assessment of the space left on the bus: bytes and consumers of its streams. Pure."""
 
-import asyncio
-import contextlib
 from collections.abc import Mapping
 from typing import Final
 
-import nats.errors
-from nats.js.api import StorageType, StreamInfo
-from nats.js.errors import Error as JetStreamError
-
 from clients.cli.doctor.assess import GIB
-from clients.cli.doctor.findings import Finding, failure, ok, skipped, warning
-from clients.cli.doctor.servers import once
-from shared.errors import SlipwayError
-from shared.messaging.credentials import connect
-from shared.messaging.topology import consumer_limit
-from shared.runtime.settings import Connection
+from clients.cli.doctor.findings import Finding, failure, ok, warning
 
 BUS, CONSUMERS = "bus disk", "bus consumers"
 MOST_CONSUMERS: Final = 0.8
 """Share of a stream's limit of consumers from which on the finding names it."""
 FULL: Final = 0.9
 """Share of a stream's limit of bytes from which on the finding names it."""
-_ANSWER_S = 2.0
-_REFUSED = (OSError, TimeoutError, ValueError, nats.errors.Error, JetStreamError, SlipwayError)
 
 
 def assess_bus(taken: Mapping[str, tuple[int, int]], allowed: int | None, where: str) -> Finding:
@@ -71,41 +58,3 @@ def assess_consumers(used: Mapping[str, tuple[int, int]]) -> Finding:
     )
     found = failure if shares[above[0]] >= 1 else warning
     return found(CONSUMERS, ", ".join(named[: len(above)]), advice)
-
-
-def ask_bus(connection: Connection) -> Finding:
-    """Return the finding on a bus's storage limits."""
-    try:
-        infos, allowed = asyncio.run(_read(connection))
-    except _REFUSED as error:
-        return skipped(BUS, f"the bus does not say what its streams take ({type(error).__name__})")
-    stored = [info for info in infos if info.config.storage == StorageType.FILE]
-    taken = {str(info.config.name): (info.state.bytes, info.config.max_bytes or -1) for info in stored}
-    return assess_bus(taken, allowed, connection.nats_url)
-
-
-def ask_consumers(connection: Connection) -> Finding:
-    """Return the finding on a bus's consumers of streams and buckets."""
-    try:
-        infos, _ = asyncio.run(_read(connection))
-    except _REFUSED as error:
-        return skipped(CONSUMERS, f"the bus does not say what consumers it has ({type(error).__name__})")
-    used = {str(info.config.name): (info.state.consumer_count, consumer_limit(info.config)) for info in infos}
-    return assess_consumers(used)
-
-
-async def _read(connection: Connection) -> tuple[list[StreamInfo], int | None]:
-    """Return the streams of a bus, and the bytes that its account allows; None where there is no such limit."""
-
-    async def ignore(_error: Exception) -> None:
-        """Leave a refused value unknown, which the finding says."""
-
-    client = await connect(connection, error_cb=ignore, **once())
-    try:
-        js = client.jetstream(timeout=_ANSWER_S)
-        infos, allowed = await js.streams_info(), None
-        with contextlib.suppress(*_REFUSED):  # only administrators may ask
-            allowed = (await js.account_info()).limits.max_storage
-    finally:
-        await client.close()
-    return infos, allowed if allowed is not None and allowed > 0 else None

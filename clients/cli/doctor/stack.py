@@ -1,4 +1,4 @@
-"""Reads a state folder, and the stack that runs in it, for the checks."""
+"""Checks of a state folder and its stack."""
 
 from clients.cli.doctor.findings import Finding, failure, ok
 from deploy.local.leftovers import is_living
@@ -9,7 +9,7 @@ UNREADABLE = (OSError, ValueError, TypeError, LookupError)
 
 
 def is_running(folder: StateFolder) -> bool:
-    """Return whether a supervisor holds a state folder; not if that cannot be read, which its own check reports."""
+    """Return whether a supervisor holds a state folder; False if the folder cannot be read."""
     try:
         return folder.is_held()
     except OSError:
@@ -26,7 +26,7 @@ def has_living_processes(folder: StateFolder) -> bool:
 
 
 def check_folder(folder: StateFolder) -> Finding:
-    """Return whether the data of a state folder can be used."""
+    """Return the finding on the data of a state folder."""
     try:
         folder.is_held()
         description, _ = folder.read_description(), folder.read_table()
@@ -42,7 +42,7 @@ def check_folder(folder: StateFolder) -> Finding:
 
 
 def read_addresses(folder: StateFolder) -> dict[str, str] | None:
-    """Return the variables by which a running stack's bus and store are reached; None without such a stack."""
+    """Return the settings for bus and store of a running stack, by field of `Connection`; None without a stack."""
     try:
         description = folder.read_description() if folder.is_held() else None
     except UNREADABLE:  # the check of the folder reports it

@@ -77,10 +77,9 @@ def _letter(message: Msg) -> DeadLetter:
 
 
 def repeated(letter: DeadLetter, administrator: str) -> tuple[str, bytes]:
-    """Return the subject and the body with which an administrator publishes a dead letter again, under their own name.
+    """Return subject and body of a dead letter that an administrator publishes again.
 
-    A service's event keeps its `source`. What comes from outside, an order or an announcement, becomes the
-    administrator's own: its `source` is the administrator, too.
+    An event of a service keeps its `source`. An order or an announcement gets the administrator as `source`.
     """
     subject = f"{letter.subject.rpartition('.')[0]}.{administrator}"
     try:

@@ -27,7 +27,7 @@ MOST_FAILURES = 3
 
 @dataclass(frozen=True)
 class LoggedEvent:
-    """An event, its position in the log, and when it was stored; sequence 0 marks a live event that is not stored."""
+    """An event with its position in the log and its time of storage; sequence 0 for a live event that is not stored."""
 
     stream: str
     sequence: int
@@ -37,9 +37,13 @@ class LoggedEvent:
 
 @dataclass(frozen=True)
 class EventFilter:
-    """The events that a command needs: events of services by name, such as `alert.*`, of one environment or all (None).
+    """A filter of the event log.
 
-    Events before `since` are not read. `with_orders` adds all announcements and orders.
+    Attributes:
+        names: Names of services' events, such as `alert.*`.
+        environment: The environment of these events; None for all.
+        since: Time from which on events are read; None for all.
+        with_orders: Whether announcements and orders are read as well.
     """
 
     names: tuple[str, ...]
@@ -48,7 +52,7 @@ class EventFilter:
     with_orders: bool = False
 
     def subjects(self, models: Sequence[str] | None) -> list[str]:
-        """Return the subject filters of some models, or of all (None)."""
+        """Return the subject filters for models, or for all (None)."""
         named = ("*",) if models is None else models
         environments = ENVIRONMENTS if self.environment is None else (self.environment,)
         return [
@@ -60,7 +64,7 @@ class EventFilter:
 
 
 def parse(subject: str, body: bytes) -> Event[Any] | None:
-    """Return the event of a message, or None if it is malformed, of an unknown type, or names another sender."""
+    """Return the event of a message; None if it is malformed, of an unknown type, or names another sender."""
     try:
         plain = Event[Any].model_validate_json(body)
         fact = FACTS.get(plain.type)
@@ -74,7 +78,7 @@ def parse(subject: str, body: bytes) -> Event[Any] | None:
 
 
 def subjects_in(stream: str, models: Sequence[str] | None, where: EventFilter | None) -> list[str]:
-    """Return the subject filters of a stream's events about some models, or about all (None)."""
+    """Return the subject filters of a stream for models, or for all (None)."""
     if where is not None and stream == EVENTS:
         return where.subjects(models)
     return [">"] if models is None else [each for model in models for each in subjects_about(stream, model)]
@@ -86,9 +90,13 @@ async def read_history(
     where: EventFilter | None = None,
     since: datetime | None = None,
 ) -> list[LoggedEvent]:
-    """Return the events of the log so far, or those that a filter selects, in the order of time.
+    """Return the logged events of a model, or of all models that this identity may read, in the order of time.
 
-    Without a model, they are about the models that this identity may read. Events before `since` are not read.
+    Args:
+        js: The bus.
+        model: The model; None for all.
+        where: The filter; None for all events.
+        since: Time from which on events are read, unless the filter has one.
     """
     since = since if where is None else where.since or since
     history: list[LoggedEvent] = []
@@ -101,7 +109,7 @@ async def read_history(
 
 
 def merge(*histories: Iterable[LoggedEvent]) -> list[LoggedEvent]:
-    """Return the events of several histories, each once, in the order of time."""
+    """Return the events of several histories without duplicates, in the order of time."""
     known = {(each.stream, each.sequence): each for history in histories for each in history}
     return sorted(known.values(), key=lambda logged: (logged.event.time, logged.stream == EVENTS, logged.sequence))
 
@@ -109,10 +117,10 @@ def merge(*histories: Iterable[LoggedEvent]) -> list[LoggedEvent]:
 def by_consumer(
     stream: str, models: Sequence[str] | None, where: EventFilter | None, *, of_team: bool
 ) -> list[tuple[str, ...]]:
-    """Return the subjects of each consumer: one consumer for all, but one per subject for members of teams.
+    """Return the subjects of each consumer: all subjects in one consumer, or one per subject for a member of a team.
 
-    The server compares a member's filter with what the member may read, and it compares one per consumer. So members
-    read events of all types instead of many types one by one.
+    The server checks the permissions of a member for one subject per consumer. Members therefore read all types of
+    events with orders, instead of each type with its own consumer.
     """
     if not of_team:
         return [tuple(subjects_in(stream, models, where))]
@@ -121,7 +129,7 @@ def by_consumer(
 
 
 async def read_all(reader: "Reader") -> list[LoggedEvent]:
-    """Return the events that are there now; raise Transient `bus_unavailable` if their stream stops answering."""
+    """Return the present events; raise Transient `bus_unavailable` if the stream stops answering."""
     history: list[LoggedEvent] = []
     failures = 0
     while True:
@@ -139,14 +147,14 @@ async def read_all(reader: "Reader") -> list[LoggedEvent]:
 
 
 def streams_of(where: EventFilter | None) -> tuple[str, ...]:
-    """Return the streams to read: events of services are all in one."""
+    """Return the streams to read."""
     if where is None:
         return STREAMS
     return (*((INBOX, ORDERS) if where.with_orders else ()), *((EVENTS,) if where.names else ()))
 
 
 class Reader:
-    """Reads subjects of a stream from a sequence on, through a consumer that is made again whenever it is lost."""
+    """Reads subjects of a stream from a sequence on; a lost consumer is created again."""
 
     def __init__(
         self,
@@ -168,13 +176,13 @@ class Reader:
 
     @property
     def is_at_end(self) -> bool:
-        """Whether all is read that was there when the consumer was made."""
+        """Whether all messages are read that the stream had when the consumer was created."""
         return self._subscription is not None and self._ahead <= 0
 
     async def read(self, *, wait_s: float, only_present: bool = False) -> list[LoggedEvent]:
-        """Return the next events; none if no message arrived in time, or none that is an event (then `moved`).
+        """Return the next events; with `only_present` without a wait at the end.
 
-        With `only_present` it does not wait at the end.
+        The list is empty if no message arrives in time, or if no message is an event (then `moved` is set).
         """
         self.moved = False
         try:

@@ -24,7 +24,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Selection:
-    """The events to print, by type, time, model and environment, and the maximum number of the last ones."""
+    """The events to print; `limit` is the maximum number of the last events."""
 
     types: frozenset[str]
     since: datetime | None = None
@@ -52,7 +52,7 @@ class Selection:
 async def read_selected(
     js: JetStreamContext, selection: Selection, where: EventFilter | None = None
 ) -> list[LoggedEvent]:
-    """Return the selected events of the log, in order of time; `where` replaces the filter of the read."""
+    """Return the selected events in the order of time; `where` replaces the filter of the log."""
     # an event is stored after its own time, but for the clocks of two machines
     since = None if selection.since is None else max(selection.since, _EARLIEST + CLOCK_SKEW) - CLOCK_SKEW
     history = await read_history(js, selection.model, selection.filter() if where is None else where, since)

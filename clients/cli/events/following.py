@@ -26,11 +26,10 @@ _AGAIN_S = 0.5
 async def follow(
     client: Client, model: str | None = None, *, after: dict[str, int], where: EventFilter | None = None
 ) -> AsyncGenerator[LoggedEvent, None]:
-    """Yield the events after these sequences as they arrive, without an end; survives restarts of the bus.
+    """Yield the events after these sequences as they arrive, without an end, also after restarts of the bus.
 
-    Without a filter, live progress events are included.
-
-    Close it (`contextlib.aclosing`) before the client.
+    Live progress events are included unless there is a filter. Close the generator (`contextlib.aclosing`) before the
+    client.
     """
     queue: asyncio.Queue[LoggedEvent] = asyncio.Queue()
 
@@ -68,7 +67,7 @@ async def _pump(js: JetStreamContext, stream: str, subjects: Subjects, after: in
 
 
 async def _take_turns(js: JetStreamContext, stream: str, subjects: Subjects, after: int, put: Put) -> None:
-    """Do the same with a consumer at a time: there are more subjects than consumers that this identity may have."""
+    """Put the events of several subjects into a queue, with one consumer at a time: the identity may have few."""
     read = dict.fromkeys(subjects, after)
     while not js._nc.is_closed:  # noqa: SLF001 - as above
         with contextlib.suppress(TimeoutError, nats.errors.Error, Transient):

@@ -15,7 +15,7 @@ from contracts.services import EVENTS, emitters
 
 
 async def last_sequences(js: JetStreamContext) -> dict[str, int]:
-    """Return the last sequence of each stream now; `follow` returns the events after it."""
+    """Return the last sequence of each stream."""
     last = {str(info.config.name): int(info.state.last_seq) for info in await js.streams_info()}
     return {stream: last[stream] for stream in STREAMS}
 
@@ -23,7 +23,7 @@ async def last_sequences(js: JetStreamContext) -> dict[str, int]:
 async def last_event(
     js: JetStreamContext, fact: type[Fact], model: str, sender: str | None = None
 ) -> Event[Any] | None:
-    """Return the last event of a type about a model in production, of one sender or of all; None if there is none."""
+    """Return the last event of a type about a model in production, by a sender or all; None without an event."""
     message = await _last_of(js, fact, model, emitters(fact) if sender is None else (sender,))
     return parse(message.subject, message.data) if message is not None else None
 
@@ -35,16 +35,16 @@ async def _last_of(js: JetStreamContext, fact: type[Fact], model: str, senders: 
 
 
 async def answer_to(js: JetStreamContext, fact: type[Fact], model: str, order_id: str, after: int) -> Event[Any] | None:
-    """Return the event of a type that answers an order, whatever other orders of the model were answered; None if none.
+    """Return the event of a type that answers an order; None without an answer.
 
-    A consumer is needed only if another order of the model was answered after this one was given.
+    A consumer is needed only if another order of the model has a later answer.
 
     Args:
         js: The bus.
         fact: A type with an `order_id` or a `cause_id`.
         model: The model of the order.
-        order_id: The order.
-        after: The last sequence of the events before the order was published.
+        order_id: Id of the order.
+        after: Last sequence of the event log before the order.
     """
     last = await _last_of(js, fact, model, emitters(fact))
     if last is None or last.sequence <= after:

@@ -1,6 +1,6 @@
-"""Which objects something refers to: whatever names a digest or a key, in any field of any document, keeps it.
+"""References to objects: a digest in any field of a document keeps the object with this digest.
 
-Nothing here knows the fields of a manifest or a record. A field that a later version adds keeps what it names as well.
+No field of a manifest or a record is known here, so fields of later versions count as well.
 """
 
 import base64
@@ -21,16 +21,16 @@ CANDIDATES: Final = (
     "manifests/variant/",
     "sources/",
 )
-"""Prefixes of what may be removed; objects under other ones stay, and hold what they name."""
+"""Prefixes of objects that may be removed. Objects with other keys stay and keep the objects that they name."""
 DOCUMENT_BYTES: Final = 32 * 1024 * 1024
-"""Objects above this size are no documents; they are kept or not, and never read."""
+"""Maximum size of a document in bytes; larger objects are not read for references."""
 _HEX = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _PAYLOAD = re.compile(rb'"payload"\s*:\s*"([A-Za-z0-9+/=_-]+)"')
 _BLOB = re.compile(r"(?:.*/)?blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 def names_in(data: bytes) -> set[str]:
-    """Return the digests, as 64 hexadecimal digits, that a document names; those in a signed payload too."""
+    """Return the digests in a document and its signed payload, as 64 hexadecimal digits."""
     names = {match.decode() for match in _HEX.findall(data)}
     for payload in _PAYLOAD.findall(data):
         try:
@@ -41,28 +41,28 @@ def names_in(data: bytes) -> set[str]:
 
 
 def name_of(key: str) -> str | None:
-    """Return the digest by which an object is referenced: the first in its key; None without one."""
+    """Return the first digest in a key, by which the object is referenced; None without a digest."""
     match = _HEX.search(key.encode())
     return match[0].decode() if match is not None else None
 
 
 def is_candidate(key: str) -> bool:
-    """Return whether an object may be removed: its key must contain a digest, by which references are found."""
+    """Return whether an object may be removed: it has a prefix of `CANDIDATES`, and a digest in its key."""
     return key.startswith(CANDIDATES) and name_of(key) is not None
 
 
 def is_document(key: str, size: int) -> bool:
-    """Return whether an object is read for its references."""
+    """Return whether an object is read for references: small, and no blob."""
     return size <= DOCUMENT_BYTES and _BLOB.fullmatch(key) is None
 
 
 def reached(names: Iterable[str], sizes: Mapping[str, int], read: Callable[[str], bytes | None]) -> set[str]:
-    """Return the candidates that names refer to, at once or through documents.
+    """Return the keys of the candidates that are referenced directly or through documents.
 
     Args:
-        names: Digests that something else names.
-        sizes: Sizes of all candidates, by key.
-        read: Returns a document; None if it was removed meanwhile.
+        names: Referenced digests.
+        sizes: Sizes of all candidates in bytes, by key.
+        read: Returns a document; None if it does not exist.
     """
     by_name: dict[str, list[str]] = {}
     for key in sizes:

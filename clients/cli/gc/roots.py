@@ -1,4 +1,4 @@
-"""The roots of a sweep: everything that records and events name, except releases that have ended."""
+"""The roots of a sweep: digests in records and events, except in records of ended releases."""
 
 import json
 from datetime import datetime
@@ -25,7 +25,7 @@ HOLDING: Final = (
     "version",
     "work",
 )
-"""Kinds of events that name what a release needs; no release needs what only the others name."""
+"""Kinds of events that name objects of releases; objects named in other events only may be removed."""
 SUBJECTS: Final = tuple(f"{prefix}.{kind}.>" for prefix in ("slipway", "slipway.staging") for kind in HOLDING)
 """Subjects of these events, in production and in staging."""
 _RELEASES, _HISTORY = "releases", ("audit",)
@@ -56,7 +56,7 @@ async def names_on_bus(stack: StackAddress, since: datetime) -> set[str]:
 
 
 def has_ended(record: bytes) -> bool:
-    """Return whether a record belongs to an ended release whose events are all published."""
+    """Return whether a record is of an ended release without unpublished events."""
     try:
         fields = json.loads(record)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The store as a sweep uses it: objects that can be hidden under a delete marker, shown again, and erased."""
+"""The object store of a sweep: objects are hidden under delete markers, shown again, and erased."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +14,11 @@ class Listed:
     """An object with all its versions.
 
     Attributes:
-        size: Bytes of its versions together.
-        modified: When the newest of them was written.
-        versions: Ids of its versions and delete markers.
-        hidden_by: Id of the delete marker over it; None if readers find it.
-        hidden_at: When that was made.
+        size: Size of all versions in bytes.
+        modified: Time of the newest version.
+        versions: Ids of versions and delete markers.
+        hidden_by: Id of the delete marker; None if the object is visible.
+        hidden_at: Time of the delete marker.
     """
 
     size: int
@@ -35,7 +35,7 @@ class SweepStore(Protocol):
         """Return all objects by key, hidden ones too."""
 
     def find(self, key: str) -> bytes | None:
-        """Read a small object whole; None where it does not exist or is hidden."""
+        """Return the bytes of a small object; None if it does not exist or is hidden."""
 
     def hide(self, key: str) -> None:
         """Put a delete marker over an object: readers and writers take it for one that does not exist."""
@@ -70,7 +70,7 @@ class StoredObjects(LockingStore):
 
 
 def erase(store: SweepStore, key: str, listed: Listed) -> bool:
-    """Remove the listed versions of an object; return False if a locked version stays."""
+    """Remove the listed versions of an object; return whether all could be removed, because none is locked."""
     erased = True
     for version in listed.versions:
         if version == listed.hidden_by and not erased:

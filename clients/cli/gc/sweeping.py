@@ -1,4 +1,4 @@
-"""The sweep: hide unreferenced objects, show those used again, erase those hidden for the grace period."""
+"""The sweep: hides unreferenced objects, shows referenced objects again, erases objects after a grace period."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,18 +10,18 @@ from clients.cli.gc.store import Listed, SweepStore, erase
 from contracts.storage.access import DATA_FORMAT, PROBE
 
 HISTORY: Final = ("audit/", PROBE, DATA_FORMAT)
-"""Objects that name others and hold none of them: what happened is known without them."""
+"""Prefixes of objects without references that count: the audit log, and objects about the store itself."""
 
 
 @dataclass
 class Swept:
-    """The result of a sweep: sizes in bytes, by key.
+    """The result of a sweep: sizes in bytes by key.
 
     Attributes:
-        hidden: Nothing refers to them; they are erased after the grace period.
-        erased: They were hidden for longer, and nothing has referred to them since.
-        shown: Hidden ones that something refers to; readers find them again.
-        locked: They stay hidden until their retention ends.
+        hidden: Unreferenced objects, to be erased after the grace period.
+        erased: Objects that were hidden for longer than the grace period.
+        shown: Hidden objects with a new reference; they are visible again.
+        locked: Keys of objects that stay hidden until their retention ends.
     """
 
     hidden: dict[str, int] = field(default_factory=dict)
@@ -52,10 +52,10 @@ class Sweeper:
         return {key: each.size for key, each in listed.items() if self._is_old(key, each) and key not in kept}
 
     def sweep(self) -> Swept:
-        """Show referenced objects, erase those hidden for the grace period, hide the other unreferenced ones.
+        """Show referenced objects, erase objects hidden for the grace period, hide other unreferenced objects.
 
-        An object referenced while it was hidden is shown again at the end; a release that needed it meanwhile has
-        failed, and finds it, or makes it anew, at its next attempt.
+        An object that is referenced while it is hidden is shown again at the end. A release that did not find it has
+        failed; its next attempt finds the object or makes it again.
         """
         swept = Swept()
         listed, kept = self._show(swept)
@@ -76,7 +76,7 @@ class Sweeper:
         return swept
 
     def _show(self, swept: Swept) -> tuple[dict[str, Listed], set[str]]:
-        """Show hidden objects with references, then their own references; return the list, and the kept objects."""
+        """Show hidden objects with references, then objects that these name; return all objects and the kept keys."""
         while True:
             listed = self.store.listing()
             kept = self._reached(listed)
@@ -91,7 +91,7 @@ class Sweeper:
         return is_candidate(key) and listed.hidden_by is None and listed.modified <= self.clock() - self.grace
 
     def _reached(self, listed: Mapping[str, Listed]) -> set[str]:
-        """Return the candidates that something refers to: records, events, other objects, and any younger object."""
+        """Return the keys of candidates that records, events, other objects or young documents refer to."""
         names = set(self.names())
         for key, each in listed.items():
             if each.hidden_by is not None or key.startswith(HISTORY) or each.size > DOCUMENT_BYTES:

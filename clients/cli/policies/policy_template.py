@@ -1,4 +1,4 @@
-"""The policy that `slipway policy init` writes: every choice with its meaning, the unusual ones as comments."""
+"""The policy file of `slipway policy init`: each choice with its meaning, rare choices as comments."""
 
 from contracts.precisions import PRECISIONS
 

@@ -1,4 +1,4 @@
-"""Consequences of a policy: how long its steps take, how many rows show a loss, how soon triggers alert. Pure."""
+"""Consequences of a policy: duration of steps, rows to show a loss, delay of alerts. Pure."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ def explain_times(policy: ReleasePolicy, rps: float, *, first: bool = False) -> 
     Args:
         policy: The policy.
         rps: The model's requests per second.
-        first: Whether nothing of the model serves yet.
+        first: Whether the model has no version in traffic.
     """
     return [
         *_evaluations(policy),
@@ -98,7 +98,7 @@ def _late(step: str, requests: float, deadline_s: float, rps: float) -> Iterator
 
 
 def _judgements(triggers: Iterable[Trigger], rps: float) -> Iterator[str]:
-    """Yield which regression a shadow confirms soon, of each limit."""
+    """Yield a sentence for each limit: the regression that a shadow confirms soon."""
     limits: dict[float, list[str]] = {}
     for trigger in filter(can_judge, triggers):
         limits.setdefault(limit_of(trigger), []).append(trigger.name)
@@ -140,7 +140,7 @@ def about(seconds: float) -> str:
 
 
 def period(seconds: float) -> str:
-    """Return a time as people write it: `90 s`, `15 min`, `4 h`, `7 days`."""
+    """Return a time in its largest whole unit: `90 s`, `15 min`, `4 h`, `7 days`."""
     for size, unit in _UNITS:
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g} {unit}"

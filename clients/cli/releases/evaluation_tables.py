@@ -12,6 +12,7 @@ from contracts.vocabulary import ArtifactRef, Digest, digest_of
 from decisions.evaluations.rows import read_rows
 from shared.errors import SlipwayError
 from shared.storage.blobs import Store
+from shared.storage.text_sets import read_text_set
 
 SCORES = ("scorer", "slice", "rows", "candidate", "active", "difference")
 LIMITS = ("limit", "slice", "measured", "decision")
@@ -22,11 +23,11 @@ QUESTION_CHARS = 80
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows behind the figures; empty where they may not be read, or were erased.
+    """The rows of evaluations; empty if this identity may not read them, or if they were erased.
 
     Attributes:
-        scored: By evaluation and number.
-        questions: The last message of each row, by digest of the set and number.
+        scored: Scores by evaluation and row number.
+        questions: The last message of each row, by digest of the set and row number.
     """
 
     scored: Mapping[tuple[str, int], EvaluatedRow] = field(default_factory=dict)
@@ -41,14 +42,14 @@ def read_evaluated_rows(store: Store, evaluated: VariantEvaluated, rows: Artifac
         report = EvaluationReport.model_validate_json(store.get(evaluated.report))
         scored = {(result.name, row.number): row for result in report.results for row in result.rows}
     with contextlib.suppress(SlipwayError, ValueError):
-        data = store.get_texts(rows) if rows is not None else b""
+        data = read_text_set(store, rows) if rows is not None else b""
         digest = digest_of(data)
         questions = {(digest, row.number): row.last for row in read_rows(data)}
     return Rows(scored, questions)
 
 
 def show_evaluations(evaluated: VariantEvaluated, rows: Rows) -> None:
-    """Print each evaluation: scores by slice, limits, and the rows that changed most."""
+    """Print the scores by slice, the limits and the most changed rows of each evaluation."""
     for result in evaluated.results:
         show_line()
         against = f"{evaluated.target} against {evaluated.baseline}"
@@ -78,7 +79,7 @@ def _limit(limit: LimitResult) -> tuple[object, ...]:
 
 
 def describe_changes(result: EvaluationSummary, rows: Rows) -> Iterator[str]:
-    """Yield a line for each row that changed most: its line in the set, its question, and why it is not right."""
+    """Yield a line for each of the most changed rows: its line in the set, its question, the reasons of scorers."""
     for word, numbers in (("worse", result.worse), ("better", result.better)):
         for number in numbers:
             question = " ".join(rows.questions.get((result.rows_digest, number), "").split())[:QUESTION_CHARS]

@@ -1,4 +1,4 @@
-"""A route as files of other routers: clusters and weights of Envoy, `model_list` of LiteLLM's proxy; pure.
+"""A route as files of another router: clusters and weights of Envoy, `model_list` of LiteLLM's proxy. Pure.
 
 Sources: Envoy, "Dynamic configuration from the file system" (a file of resources of one type, replaced by a rename);
 LiteLLM, "Router: load balancing" (`weight` of each deployment).
@@ -12,7 +12,7 @@ from contracts.routes import Route, ServedTarget
 Router = Literal["envoy", "litellm"]
 ROUTERS = get_args(Router)
 Files = dict[str, Any]
-"""Documents by the name of their file, in the order in which they are to be written."""
+"""Documents by file name, in the order of writing."""
 _TOTAL = 10_000
 _CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 _ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
@@ -20,7 +20,7 @@ _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTl
 
 
 def export_route(route: Route, router: Router) -> Files | str:
-    """Return a route as files of another router, or a sentence that says why it cannot be exported."""
+    """Return a route as files of another router, or a sentence with the reason why it cannot be exported."""
     shares = _shares(route)
     if not shares:
         return f"nothing serves {route.model}"
@@ -42,7 +42,7 @@ def export_route(route: Route, router: Router) -> Files | str:
 
 
 def _shares(route: Route) -> list[tuple[ServedTarget, float]]:
-    """Return the targets with traffic and their shares, without a canary for chosen callers."""
+    """Return the targets with traffic and their shares, without a canary for selected callers."""
     canary = route.canary_in_traffic
     if route.active is None:
         return []

@@ -1,4 +1,4 @@
-"""The grammar of names for models, versions, releases and targets, the same in all commands.
+"""The grammar of names of models, versions, releases and targets.
 
 `MODEL`, `MODEL@vN`, `MODEL@active`, `MODEL@previous`, `MODEL@candidate`, `MODEL.vN.variant`, or a release id.
 """
@@ -29,7 +29,7 @@ VERSION_FORMS = "MODEL@vN, MODEL@active, MODEL@previous or MODEL@candidate, for 
 
 @dataclass(frozen=True)
 class Name:
-    """A name that a user typed: a release, or a model with a version, a role, a target, or nothing further."""
+    """A parsed name: a release, or a model with a version, a role, a target or nothing further."""
 
     model: str = ""
     version: int | None = None
@@ -39,11 +39,11 @@ class Name:
 
     @property
     def is_model(self) -> bool:
-        """Return whether it is a model and nothing further."""
+        """Return whether the name is a model without version, role or target."""
         return self == Name(self.model)
 
     def __str__(self) -> str:
-        """Return the name in the notation of messages."""
+        """Return the name as a user writes it."""
         if self.release_id is not None:
             return self.release_id
         if self.target is not None:
@@ -56,7 +56,7 @@ def parse_name(text: str) -> Name:
     """Return the parsed name.
 
     Raises:
-        CommandError: it has another form.
+        CommandError: The text has another form.
     """
     if RELEASE_ID.fullmatch(text):
         return Name(release_id=text)
@@ -81,10 +81,10 @@ def parse_name(text: str) -> Name:
 
 
 def parse_version_name(text: str) -> Name:
-    """Return the version that a text names, by its number or its role.
+    """Return the parsed name of a version, by number or role.
 
     Raises:
-        CommandError: it names no version.
+        CommandError: The text does not name a version.
     """
     try:
         name = parse_name(text)
@@ -97,23 +97,20 @@ def parse_version_name(text: str) -> Name:
 
 
 def target_in_route(name: Name, model: str, route: Route | None) -> Target:
-    """Return the target that a name denotes: a target itself, or the one that a route serves in a role or version.
+    """Return the target of a name: the named target, or the target of a role or version in a route.
 
     Raises:
-        CommandError: the name denotes another model, or the route serves no matching target, or several.
+        CommandError: The name is of another model, or the route has no matching target, or several.
     """
     if name.model != model:
         raise CommandError(f"the target {name} is not valid: it belongs to {name.model}, not to {model}", Exit.USAGE)
     if name.target is not None:
         return name.target
-    canary = route.canary.served if route is not None and route.canary is not None else None
-    canary = route.shadowed or canary if route is not None else None
-    by_role = {"active": route.active if route else None, "previous": route.previous if route else None}
-    roles: dict[str, ServedTarget | None] = {**by_role, "candidate": canary}
-    served = {each.target for role, each in roles.items() if each is not None and name.role in (None, role)}
+    roles = served_roles(route)
+    served = {each.target for role, each in roles.items() if name.role in (None, role)}
     matching = sorted((each for each in served if name.version in (None, each.version)), key=str)
     if name.is_model or len(matching) != 1:
-        known = ", ".join(f"{role} {each.target}" for role, each in roles.items() if each is not None) or "nothing"
+        known = ", ".join(f"{role} {each.target}" for role, each in roles.items()) or "nothing"
         raise CommandError(
             f"{name} names no one target of {model}, which serves {known}: write MODEL.vN.variant, MODEL@active, "
             "MODEL@previous or MODEL@candidate",
@@ -122,24 +119,17 @@ def target_in_route(name: Name, model: str, route: Route | None) -> Target:
     return matching[0]
 
 
-def version_in_role(role: Role, route: Route | None, newest_open: int | None) -> int | None:
-    """Return the version that has a role in a route; None if none has.
-
-    Args:
-        role: The role; the candidate is the canary, else the version of the release in progress.
-        route: The route of its model; None if there is none.
-        newest_open: The version of the newest release of the model that is in progress.
-    """
-    if role == "candidate":
-        canary = route.canary_in_traffic if route is not None else None
-        return canary.served.target.version if canary is not None else newest_open
-    served: ServedTarget | None = None
+def served_roles(route: Route | None) -> dict[Role, ServedTarget]:
+    """Return the served target of each role that a route fills; the candidate is the shadow, else the canary."""
+    canary = route.canary_in_traffic if route is not None else None
+    roles: dict[Role, ServedTarget | None] = {}
     if route is not None:
-        served = route.active if role == "active" else route.previous
-    return served.target.version if served is not None else None
+        candidate = route.shadowed or (canary.served if canary is not None else None)
+        roles = {"active": route.active, "previous": route.previous, "candidate": candidate}
+    return {role: served for role, served in roles.items() if served is not None}
 
 
 def nearest(text: str, known: Iterable[str], before: str = "") -> str:
-    """Return `did you mean …?` with the known names that are most like a text; empty if none is."""
+    """Return `did you mean …?` with the most similar known names; empty if no name is similar."""
     matches = get_close_matches(text, sorted(set(known)), n=2, cutoff=0.6)
     return f"did you mean {' or '.join(f'{before}{match}' for match in matches)}?" if matches else ""

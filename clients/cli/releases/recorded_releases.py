@@ -1,4 +1,4 @@
-"""The releases of models, as the registry recorded them, and checkpoints that have none (yet)."""
+"""The recorded releases of models, and checkpoints without a release."""
 
 import asyncio
 import re
@@ -39,21 +39,21 @@ _IDS: Final = re.compile(rf"\.{RELEASE_ID.pattern}$")
 _ENDS: Final = EventFilter(("checkpoint.rejected", "rollback.completed"))
 _EVIDENCE: Final[dict[str, type[Fact]]] = {"canary": CanaryAssessed, "shadow": ShadowAssessed}
 _SAME_TIME: Final = timedelta(milliseconds=1)
-"""What the client of the bus may round the same time by."""
+"""Maximum difference by which the client of the bus rounds a time."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """A release, or a checkpoint without one.
+    """A release, or a checkpoint without a release.
 
     Attributes:
-        progress: Where it is.
-        source_id: Of the announcement of its checkpoint.
-        opened: What it releases; None of a checkpoint without a release.
-        rolled_back: What became of its version after it was promoted.
-        benchmarks: The benchmarks of its variants.
-        evaluated: What the answers of the chosen variant are worth.
-        asked: The digest that it asks approval of.
+        progress: Steps and outcome.
+        source_id: Id of the announcement of the checkpoint.
+        opened: The inputs of the release; None for a checkpoint without a release.
+        rolled_back: A sentence about the rollback of the promoted version; empty without a rollback.
+        benchmarks: Benchmarks of the variants.
+        evaluated: Evaluation of the chosen variant.
+        asked: Digest of the version that waits for approval.
     """
 
     progress: ReleaseProgress
@@ -73,7 +73,7 @@ class _Waiting(Contract):
 
 
 class _Announcements(Contract):
-    """Of the registry's record of the announcements of a model."""
+    """The fields of the registry's record of a model's announcements that commands read."""
 
     waiting: tuple[_Waiting, ...] = ()
     last_sequence: int = 0
@@ -92,25 +92,26 @@ def _release(recorded: RecordedRelease) -> Release:
 
 
 async def recorded_releases(js: JetStreamContext, name: Name) -> list[Release]:
-    """Return the releases that a name without a role may mean.
+    """Return the candidates for a name without a role.
 
-    These are a release by its id, or those of a model that are in progress and that of the version, else of the newest.
+    These are the release with an id, or the releases of a model in progress and the release of the named version, by
+    default of the newest version.
     """
     return sorted(await _read(js, await _keys(js, name)), key=_age)
 
 
 async def recorded_release(js: JetStreamContext, model: str, release_id: str) -> Release | None:
-    """Return a release of a model by its id; None if there is no record of it."""
+    """Return a release of a model by its id; None without a record."""
     return next(iter(await _read(js, [f"{model}.{release_id}"])), None)
 
 
 async def read_releases(js: JetStreamContext, model: str | None, *, every: bool = False) -> list[Release]:
-    """Return releases and checkpoints without one, the newest last.
+    """Return releases, and checkpoints without a release, the newest last.
 
     Args:
         js: The bus.
-        model: Whose releases are read; None for all models.
-        every: Whether all releases of all models are read, and not only the newest of each and those in progress.
+        model: The model; None for all models.
+        every: Whether all releases of all models are read; by default the newest of each model and all in progress.
     """
     whole = every or model is not None
     if whole:
@@ -131,7 +132,7 @@ async def read_releases(js: JetStreamContext, model: str | None, *, every: bool 
 
 
 def pick(releases: Iterable[Release], name: Name) -> Release | None:
-    """Return the release that a name denotes in a list, oldest first; for a model the last. None without one."""
+    """Return the release of a name in a list, oldest first; for a model the last. None without a release."""
     asked = {"release_id": name.release_id, "version": name.version, "model": name.model or None}
     given = {field: value for field, value in asked.items() if value is not None}
     named = [each for each in releases if all(getattr(each.progress, key) == value for key, value in given.items())]
@@ -141,12 +142,12 @@ def pick(releases: Iterable[Release], name: Name) -> Release | None:
 async def newest_release(
     js: JetStreamContext, name: Name, announced: "tuple[int, datetime, Release] | None"
 ) -> Release | None:
-    """Return the release that a name denotes, for a model its newest release or newer checkpoint; None without one.
+    """Return the release of a name; of a model the newest release or a newer checkpoint. None without a release.
 
     Args:
         js: The bus.
         name: The name, without a role.
-        announced: The last announcement of the model, as `last_announced` returned it.
+        announced: The last announcement of the model, from `last_announced`.
     """
     releases = await recorded_releases(js, name)
     if name.version is not None:
@@ -167,9 +168,9 @@ async def newest_release(
 
 
 async def release_of_checkpoint(js: JetStreamContext, published: Published) -> Release | None:
-    """Return the newest release of a checkpoint, or the checkpoint while it has none.
+    """Return the newest release of a checkpoint, or the checkpoint before its release.
 
-    None if the registry has not received it yet.
+    None until the registry has received the announcement.
     """
     model = published.model
     record = await RecordsOfModels(js, BUCKET, _Announcements).get(f"{model}.announcements")
@@ -180,7 +181,7 @@ async def release_of_checkpoint(js: JetStreamContext, published: Published) -> R
 
 
 def of_checkpoint(releases: Iterable[Release], published: Published) -> list[Release]:
-    """Return those of releases, and of checkpoints without one, that are of a published checkpoint."""
+    """Return the releases of a published checkpoint, and the checkpoint itself if it has no release."""
     return [
         each
         for each in releases
@@ -189,7 +190,7 @@ def of_checkpoint(releases: Iterable[Release], published: Published) -> list[Rel
 
 
 async def last_announced(js: JetStreamContext, model: str) -> tuple[int, datetime, Release] | None:
-    """Return the sequence, the time and the checkpoint of a model's last announcement; None if there is none."""
+    """Return sequence, time and checkpoint of a model's last announcement; None without an announcement."""
     (subject,) = subjects_about(INBOX, model)
     for message in await read_messages(js, INBOX, subject, most=1, deliver_policy=DeliverPolicy.LAST):
         event, about = parse(message.subject, message.data), message.metadata
@@ -202,7 +203,7 @@ async def last_announced(js: JetStreamContext, model: str) -> tuple[int, datetim
 def _is_settled(
     announced: tuple[int, datetime, Release], record: _Announcements | None, releases: Iterable[Release]
 ) -> bool:
-    """Return whether the registry has dealt with an announcement: it is noted as received, or was refused before."""
+    """Return whether the registry has received or refused an announcement."""
     sequence, at, checkpoint = announced
     if any(release.source_id == checkpoint.source_id for release in releases):
         return True
@@ -229,7 +230,7 @@ async def _read(js: JetStreamContext, keys: Sequence[str]) -> list[Release]:
 
 
 async def _of_models(js: JetStreamContext, kind: type[Any], name: str) -> dict[str, Any]:
-    """Return the records of a name of all models that this identity may read, by model."""
+    """Return the records with a name of all models that this identity may read, by model."""
     records, own = RecordsOfModels(js, BUCKET, kind), await own_models(js)
     if own is None:
         found = await records.matching(f"*.{name}")
@@ -239,7 +240,7 @@ async def _of_models(js: JetStreamContext, kind: type[Any], name: str) -> dict[s
 
 
 async def _waiting(js: JetStreamContext, model: str | None) -> list[Release]:
-    """Return the checkpoints that wait for their admission."""
+    """Return the checkpoints that wait for admission."""
     if model is None:
         records = await _of_models(js, _Announcements, "announcements")
     else:
@@ -266,7 +267,7 @@ def _refused(event: Event[CheckpointRejected]) -> Release:
 
 
 async def _with_evidence(js: JetStreamContext, release: Release) -> Release:
-    """Return a release with the results so far of its running canary or shadow."""
+    """Return a release with the present results of its canary or shadow."""
     progress = release.progress
     name = next((step.name for step in progress.steps if step.state == "running" and step.name in _EVIDENCE), None)
     event = await last_event(js, _EVIDENCE[name], progress.model) if name is not None else None
@@ -281,7 +282,7 @@ async def _with_evidence(js: JetStreamContext, release: Release) -> Release:
 
 
 async def _with_rollback(js: JetStreamContext, release: Release, history: Iterable[Event[Any]]) -> Release:
-    """Return a release with the rollback of its promoted version, unless the version serves again."""
+    """Return a release with the rollback of its promoted version, unless the version is active again."""
     progress = release.progress
     for event in history:
         failed = event.data.failed if isinstance(event.data, RollbackCompleted) else None
@@ -295,7 +296,7 @@ async def _with_rollback(js: JetStreamContext, release: Release, history: Iterab
 
 
 def describe_rollback(event: Event[RollbackCompleted]) -> str:
-    """Return a sentence about a rollback: its move, its time and its actor."""
+    """Return a sentence about a rollback: targets, time and actor."""
     data = event.data
     cause = "automatically" if data.mode == "automatic" else "by an operator"
     to = f" to {data.to}" if data.to is not None else ""

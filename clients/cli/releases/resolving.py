@@ -1,4 +1,4 @@
-"""Resolve the names that a user writes, against a stack: roles to versions, unknown models to those like them."""
+"""Resolution of names against a stack: roles to versions, unknown models to similar models."""
 
 import contextlib
 from typing import Annotated, Any
@@ -17,8 +17,8 @@ from clients.cli.releases.names import (
     nearest,
     parse_name,
     parse_version_name,
+    served_roles,
     target_in_route,
-    version_in_role,
 )
 from clients.cli.releases.recorded_releases import recorded_releases
 from clients.cli.releases.serving import read_route
@@ -45,15 +45,15 @@ AnsweringArgument = Annotated[
 
 
 async def resolve(js: JetStreamContext, name: Name) -> Name:
-    """Return a name with the version in place of a role.
+    """Return a name with a version in place of its role.
 
     Raises:
-        CommandError: no version of the model has that role.
+        CommandError: No version of the model has the role.
     """
     if name.role is None:
         return name
-    route = await read_route(js, name.model)
-    version = version_in_role(name.role, route, None)
+    served = served_roles(await read_route(js, name.model)).get(name.role)
+    version = served.target.version if served is not None else None
     if version is None and name.role == "candidate":
         releases = [each.progress for each in await recorded_releases(js, Name(name.model))]
         version = max((each.version for each in releases if each.outcome is None and each.version), default=None)
@@ -65,10 +65,10 @@ async def resolve(js: JetStreamContext, name: Name) -> Name:
 
 
 def find_target(stack: StackAddress, model: str, text: str) -> Target:
-    """Return the target that a text names: `MODEL.vN.variant`, or the one that serves in a role or version.
+    """Return the target of a text: `MODEL.vN.variant`, or the target of a role or version in production.
 
     Raises:
-        CommandError: there is none.
+        CommandError: There is no such target.
     """
     name = parse_name(text)
     route = None if name.target is not None else ask_bus(stack, lambda js: read_route(js, model))
@@ -76,10 +76,10 @@ def find_target(stack: StackAddress, model: str, text: str) -> Target:
 
 
 def version_of(stack: StackAddress, model: str, text: str) -> int:
-    """Return the number of a model's version that `2`, `v2`, `MODEL@v2`, `previous` or `MODEL@previous` names.
+    """Return the number of a version: `2`, `v2`, `MODEL@v2`, `previous` or `MODEL@previous`.
 
     Raises:
-        CommandError: it names none of this model.
+        CommandError: The text does not name a version of this model.
     """
     name, number = find_version_name(stack, text if "@" in text else f"{model}@{text}")
     if name != model:
@@ -88,22 +88,22 @@ def version_of(stack: StackAddress, model: str, text: str) -> int:
 
 
 async def resolve_text(js: JetStreamContext, what: str | None) -> str | None:
-    """Return a name of a model, version or release with its role resolved; None for None."""
+    """Return a name with its role resolved; None for None."""
     return None if what is None else str(await resolve(js, parse_name(what)))
 
 
 async def unknown_release(js: JetStreamContext, what: str) -> str:
-    """Return the message about a release that was not found."""
+    """Return the error message for an unknown release."""
     name = parse_name(what)
     about = f"no release of {what} yet" if name.is_model else f"there is no release {what}"
     return f"{about}{await advice(js, name.model or None, 'slipway status')}"
 
 
 def find_version_name(stack: StackAddress, what: str) -> tuple[str, int]:
-    """Return the model and the number of the version that a text names, by its number or its role.
+    """Return the model and the number of a version, named by number or role.
 
     Raises:
-        CommandError: it names none.
+        CommandError: The text does not name a version.
     """
     name = named = parse_version_name(what)
     if name.role is not None:
@@ -113,12 +113,12 @@ def find_version_name(stack: StackAddress, what: str) -> tuple[str, int]:
 
 
 def find_answering(stack: StackAddress, what: str) -> tuple[str, int, Variant | None, str | None]:
-    """Return model, version, variant and the beginning of a digest that a fingerprint, or a version, names.
+    """Return model, version, variant and the beginning of the manifest's digest of a fingerprint or a version.
 
-    The last two are None for a version.
+    Variant and digest are None for a version.
 
     Raises:
-        CommandError: it names none.
+        CommandError: The text is neither a fingerprint nor the name of a version.
     """
     match = FINGERPRINT.match(what)
     if match is None:
@@ -128,15 +128,15 @@ def find_answering(stack: StackAddress, what: str) -> tuple[str, int, Variant | 
 
 
 async def model_names(js: JetStreamContext) -> list[str]:
-    """Return the models that have a route, a stored policy or a release, and that this identity may read."""
+    """Return the models with a route, a stored policy or a release that this identity may read."""
     keys = [*await keys_of(js, "routes"), *await keys_of(js, "policies"), *await keys_of(js, "releases")]
     return sorted({key.partition(".")[0] for key in keys})
 
 
 async def require_model(js: JetStreamContext, model: str) -> None:
-    """Raise CommandError, with the models that are most like it, if only other models are known.
+    """Raise CommandError with similar models if a model is not among the known models.
 
-    Nothing is raised if none is, because records were lost, or this identity may not read which models there are.
+    Without known models nothing is raised: records may be lost, or this identity may not read them.
     """
     with contextlib.suppress(SlipwayError, nats.errors.Error, TimeoutError):
         known = await model_names(js)
@@ -145,7 +145,7 @@ async def require_model(js: JetStreamContext, model: str) -> None:
 
 
 async def advice(js: JetStreamContext, model: str | None, command: str) -> str:
-    """Return the end of an error message: known models similar to an unknown one, and the command to run."""
+    """Return the end of an error message: similar models, and the command to run."""
     near = ""
     with contextlib.suppress(SlipwayError, nats.errors.Error, TimeoutError):  # of an error nothing is lost by it
         known = await model_names(js) if model else []
@@ -154,5 +154,5 @@ async def advice(js: JetStreamContext, model: str | None, command: str) -> str:
 
 
 def advise(stack: StackAddress, model: str, command: str) -> str:
-    """Return the same, where no connection is open."""
+    """Return `advice` over a new connection."""
     return ask_bus(stack, lambda js: advice(js, model, command))

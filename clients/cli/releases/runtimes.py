@@ -5,7 +5,6 @@ from datetime import datetime
 
 from nats.js import JetStreamContext
 
-from clients.cli.connection import StackAddress, on_bus
 from clients.cli.reading import RecordsOfModels, last_message
 from clients.cli.releases.recorded_releases import Release
 from clients.cli.views.render import duration
@@ -30,18 +29,12 @@ def describe_silence(fleet: ListedFleet, now: datetime) -> str | None:
     return f"{ago}: what is listed is what was known last; see `slipway ps`"
 
 
-async def read_runtimes(stack: StackAddress) -> list[FleetRuntime]:
+async def read_runtimes(js: JetStreamContext) -> list[FleetRuntime]:
     """Return the runtimes of all fleets, as their server-managers last saw them."""
-    return [endpoint for fleet in await read_fleets(stack) for endpoint in fleet.endpoints]
+    return [endpoint for fleet in await read_fleets(js) for endpoint in fleet.endpoints]
 
 
-async def read_fleets(stack: StackAddress) -> list[ListedFleet]:
-    """Return all fleets by name, each with whether its server-manager reports."""
-    async with on_bus(stack) as js:
-        return await list_fleets(js)
-
-
-async def list_fleets(js: JetStreamContext) -> list[ListedFleet]:
+async def read_fleets(js: JetStreamContext) -> list[ListedFleet]:
     """Return all fleets by name, each with whether its server-manager reports."""
     records = await RecordsOfModels(js, "servers", FleetRuntimes).matching(f"*{RUNTIMES_SUFFIX}")
     fleets, now = [], SystemClock().now()

@@ -18,14 +18,14 @@ async def read_route(js: JetStreamContext, model: str, environment: Environment 
 
 
 async def read_suspended(js: JetStreamContext, model: str | None = None) -> list[str]:
-    """Return sentences on the suspended versions of a model, or of all models that this identity may read."""
+    """Return sentences on the suspended versions of a model, or of all models."""
     records = RecordsOfModels(js, BUCKETS["production"], Route)
     found = list((await records.all()).values()) if model is None else [await records.get(model)]
     return [sentence for route in found if route is not None for sentence in tell_suspended(route)]
 
 
 def tell_suspended(route: Route) -> list[str]:
-    """Return sentences on a route's suspended versions, their protection, and a canary whose traffic is removed."""
+    """Return sentences on the suspended versions of a route, their protection, and a canary without traffic."""
     suspended = [
         f"{entry.served.target} is suspended since {entry.since:%Y-%m-%d %H:%M:%S} UTC ({entry.cause}), "
         f"{describe_suspended(route, entry)}"
@@ -38,7 +38,7 @@ def active_target(route: Route | None, model: str, environment: Environment = "p
     """Return the active target.
 
     Raises:
-        CommandError: no target serves the model.
+        CommandError: The model has no active target.
     """
     if route is None or route.active is None:
         where = "in staging: a rehearsal or a drill needs a staged target" if environment == "staging" else "yet"

@@ -1,4 +1,4 @@
-"""The cost of a version's release, and of keeping it loaded, by the price in its benchmarks."""
+"""The costs of a version's release and of its memory, by the price in its benchmarks."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,16 +11,15 @@ from shared.storage.blobs import Store
 
 
 def price_per_hour(version: Version) -> float | None:
-    """Return the highest price of a machine that a version was measured on; None if none is set."""
+    """Return the highest price per hour in the benchmarks of a version; None without a price."""
     prices = (each.machine_price_per_hour for each in version.benchmarks)
     return max((price for price in prices if price is not None), default=None)
 
 
 def release_price(store: Store, version: Version, per_hour: float) -> float | None:
-    """Return the price of the machine time that made and measured a version: merge, variants and benchmarks.
+    """Return the price of the machine time for merge, variants and benchmarks of a version.
 
-    All of it counts as time of a serving machine: the price of others is not known. None if one of the manifests was
-    removed.
+    The time counts as time of a serving machine. None if a manifest was removed.
     """
     try:
         return machine_time(per_hour, sum(_seconds(store, version)))
@@ -50,7 +49,7 @@ def hourly_price(endpoints: Iterable[FleetRuntime], version: Version, per_hour: 
 
 
 def describe_prices(per_hour: float, made: float | None, held: float | None) -> str:
-    """Return the costs of a version as a line; unknown ones are left out."""
+    """Return the known costs of a version as a line."""
     known = [
         *([f"making and measuring it cost {made:.4g}"] if made is not None else []),
         *([f"keeping it loaded costs {held:.4g} an hour"] if held is not None else []),

@@ -1,10 +1,12 @@
-"""Read the data about versions in the store and in records of releases, for `versions` and `show`."""
+"""Reads of versions: manifests and deployments in the store, records of releases."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from clients.cli.connection import StackAddress, on_bus
+from nats.js import JetStreamContext
+
+from clients.cli.connection import StackAddress
 from clients.cli.output import CommandError, Exit
 from clients.cli.reading import RecordsOfModels
 from clients.cli.releases.names import Name
@@ -29,10 +31,10 @@ class Version:
 
 
 def open_store(stack: StackAddress) -> Store:
-    """Return the store of a stack, which answers.
+    """Return the store of a stack.
 
     Raises:
-        CommandError: it does not answer.
+        CommandError: The store does not answer.
     """
     store = Store(stack.connection)
     try:
@@ -65,7 +67,7 @@ def find_version(store: Store, model: str, number: int) -> Version:
     """Return a version and its deployment records.
 
     Raises:
-        CommandError: it is not registered.
+        CommandError: The version is not registered.
     """
     version = look_up_version(store, model, number)
     if version is None:
@@ -75,7 +77,7 @@ def find_version(store: Store, model: str, number: int) -> Version:
 
 
 def look_up_version(store: Store, model: str, number: int) -> Version | None:
-    """Return a version and its deployment records, or None if it is not registered."""
+    """Return a version and its deployment records; None if the version is not registered."""
     key = f"versions/{model}/{number}/manifest.json"
     data = store.find(key)
     if data is None:
@@ -95,11 +97,11 @@ def read_deployments(store: Store, prefix: str) -> tuple[DeploymentRecord, ...]:
 
 
 def course_of(records: Iterable[DeploymentRecord], number: int) -> list[tuple[DeploymentRecord, Target | None]]:
-    """Return the deployments of a version and of its successors, each with the version active before.
+    """Return the deployments of a version and of its successors, each with the target that was active before.
 
     Args:
-        records: The deployments of all versions of its model, oldest first.
-        number: The version.
+        records: The deployments of all versions of the model, oldest first.
+        number: Number of the version.
     """
     course: list[tuple[DeploymentRecord, Target | None]] = []
     active: Target | None = None
@@ -117,18 +119,16 @@ def list_bases(store: Store) -> list[BaseManifest]:
     return [BaseManifest.model_validate_json(data) for data in manifests if data]
 
 
-async def read_routes(stack: StackAddress) -> dict[str, Route]:
+async def read_routes(js: JetStreamContext) -> dict[str, Route]:
     """Return the production route of each model."""
-    async with on_bus(stack) as js:
-        return await RecordsOfModels(js, "routes", Route).all()
+    return await RecordsOfModels(js, "routes", Route).all()
 
 
-async def read_release(stack: StackAddress, model: str, number: int, version: Version | None) -> Release | None:
-    """Return the release of a version, by its manifest if it is registered; None if there is no record of it."""
-    async with on_bus(stack) as js:
-        if version is not None:
-            return await recorded_release(js, model, version.manifest.release_id)
-        releases = await recorded_releases(js, Name(model, number))
+async def read_release(js: JetStreamContext, model: str, number: int, version: Version | None) -> Release | None:
+    """Return the release of a version; None without a record."""
+    if version is not None:
+        return await recorded_release(js, model, version.manifest.release_id)
+    releases = await recorded_releases(js, Name(model, number))
     return next((each for each in releases if each.progress.version == number), None)
 
 

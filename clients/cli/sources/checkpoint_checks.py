@@ -39,7 +39,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Checked:
-    """A checkpoint that passed, its base, and remarks for the person."""
+    """The base of a checkpoint that passed, and remarks."""
 
     base: BaseModelRef
     note: str = ""
@@ -75,17 +75,17 @@ def check_checkpoint(
 ) -> Checked:
     """Check a checkpoint by its configuration.
 
-    A precision that cannot be made is left out of a release, so it is a note unless there is no other.
+    A precision that cannot be made is a note, unless it is the only precision.
 
     Args:
-        folder: A folder with its configuration.
-        base_of: Returns the base; called once the configuration is read.
+        folder: A folder with the configuration.
+        base_of: Returns the base; called after the configuration was read.
         variants: Precisions to produce.
-        hyperparameters: What the training run recorded.
-        serve: What its policy says.
+        hyperparameters: Hyperparameters of the training run.
+        serve: `serve` of the policy.
 
     Raises:
-        CommandError: its release would be rejected; with the code that it would have.
+        CommandError: The registry or the merger would reject the release with this code.
     """
     adapter, full = _configurations(folder)
     base, rejection = base_of(), None
@@ -112,7 +112,7 @@ def check_checkpoint(
 
 
 def _configurations(folder: Path) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-    """Return the configuration of a LoRA, or that of full weights."""
+    """Return the configuration of a LoRA, and the configuration of full weights; one of them is None."""
     if (folder / ADAPTER_CONFIG).is_file():
         return _read(folder / ADAPTER_CONFIG), None
     return None, _read(folder / MODEL_CONFIG)
@@ -122,7 +122,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     """Return a configuration.
 
     Raises:
-        CommandError: it cannot be read, or is not a JSON object.
+        CommandError: The file cannot be read, or is not a JSON object.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

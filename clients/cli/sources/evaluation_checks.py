@@ -1,4 +1,4 @@
-"""Whether the evaluation set of a checkpoint fits its policy, before anything is uploaded."""
+"""Checks of a checkpoint's evaluation set against its policy, before an upload."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from contracts.vocabulary import digest_of
 
 
 def check_evaluation(policy: ReleasePolicy | None, file: Path | None) -> None:
-    """Check an evaluation set by each evaluation of a policy that asks it, as the evaluator does after hours.
+    """Check an evaluation set for the evaluations of a policy that use it, as the evaluator does later.
 
     Raises:
-        CommandError: the set is missing, cannot be read or scored, or has too few rows to meet a limit.
+        CommandError: The set is missing, cannot be read or scored, or has too few rows for a limit.
     """
     asked = [each for each in policy.evaluations.sets if each.rows == "event"] if policy is not None else []
     if policy is None or not asked:

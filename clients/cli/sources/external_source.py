@@ -20,12 +20,12 @@ MODEL_CONFIG = "config.json"
 
 
 def open_source(uri: str, stack: StackAddress, *, quiet: bool) -> Source:
-    """Return a folder outside the store that `SLIPWAY_HF_ENDPOINT` and `SLIPWAY_FILE_ROOTS` allow to read.
+    """Return a folder outside the store, permitted by `SLIPWAY_HF_ENDPOINT` or `SLIPWAY_FILE_ROOTS`.
 
-    For a stack on this machine, the hub is the one that `slipway up` sets; an empty variable means none there, too.
+    For a stack on this machine the default hub is the same as in `slipway up`; an empty variable means no hub.
 
     Raises:
-        SlipwayError: reading it is not allowed, it does not exist, or its server does not answer.
+        SlipwayError: The folder is not permitted, does not exist, or its server does not answer.
     """
     settings = SourceSettings()
     if stack.is_local and variable_of(SourceSettings, "hf_endpoint") not in os.environ:

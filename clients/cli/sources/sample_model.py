@@ -19,7 +19,7 @@ CONTEXT_TOKENS = 512
 ATTENTION = {"q_proj", "v_proj"}
 RANK = 4
 SCALE = 0.02
-"""Of the weights of a LoRA: more than bfloat16 rounds away, and far too little to spoil a trained base."""
+"""Scale of the weights of a LoRA: above the rounding of bfloat16, and too small to spoil a trained base."""
 
 
 def save_tokenizer(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> None:
@@ -58,9 +58,9 @@ def small_llama(*, hidden: int = 32, **changes: Any) -> LlamaConfig:
 
 
 def save_base(folder: Path) -> None:
-    """Save a Llama with random weights, the same ones each time, its tokenizer and chat template.
+    """Save a Llama with reproducible random weights, its tokenizer and chat template.
 
-    Its heads of 32 are the smallest that vLLM's attention on the CPU takes.
+    The head size of 32 is the minimum of vLLM's attention on the CPU.
     """
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(small_llama(hidden=128))
@@ -80,10 +80,10 @@ def save_lora(configuration: Path, folder: Path, *, base: str, seed: int) -> Non
         configuration: Folder with the config.json of the base; its weights are not needed.
         folder: The LoRA's folder; made when missing.
         base: The name of the base.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Raises:
-        ValueError: PEFT does not know which modules of this architecture have a LoRA, or transformers does not know it.
+        ValueError: PEFT or transformers does not know the architecture.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(configuration))

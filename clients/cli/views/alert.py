@@ -1,4 +1,4 @@
-"""The alerts of a log, computed from its events: which are open, since when, with their last figures. Pure."""
+"""Alerts computed from the events of the log: state, time, last figures. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ COLUMNS = ("severity", "kind", "target", "trigger", "value / limit", "since")
 
 @dataclass(frozen=True)
 class AlertView:
-    """One alert; `event` is its last event."""
+    """An alert; `event` is its last event."""
 
     event: Event[Any]
     since: datetime
@@ -32,15 +32,14 @@ class AlertView:
 
     @property
     def open(self) -> bool:
-        """Return whether it is not resolved."""
+        """Return whether the alert is not resolved."""
         return self.resolved_at is None
 
 
 def fold(events: Iterable[Event[Any]]) -> list[AlertView]:
-    """Return the alerts of events in the order of the log; the most severe first, then the oldest.
+    """Return the alerts of events in the order of the log; open alerts first, the most severe first, then the oldest.
 
-    An alert id that is raised again after it was resolved is a new alert; an event from before the resolution that is
-    repeated changes nothing.
+    An alert id that is raised again after its resolution is a new alert. Repeated events change nothing.
     """
     by_id: dict[str, list[AlertView]] = {}
     for event in events:
@@ -72,7 +71,7 @@ def figures(fact: AlertFact) -> str:
 
 
 def row(alert: AlertView) -> tuple[str, ...]:
-    """Return an alert as cells: state, those of `COLUMNS`, message, runbook and evidence."""
+    """Return an alert as cells: state, the cells of `COLUMNS`, message, runbook and evidence."""
     fact = alert.fact
     return (
         "open" if alert.open else "resolved",

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from contracts.facts import ComparedVariant, Comparison, RegisteredVariant
 
 COLUMNS = ("variant", "size", "ratio", "ppl", "served", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "price", "verdict")
-"""`ratio` is the size relative to the merged model. Perplexities are ratios to the merged model's: `ppl` by the files,
-`served` through the engine. KL is the mean, TTFT is p50/p95, `price` that of a million output tokens."""
+"""`ratio` is the size relative to the merged model. `ppl` (by the files) and `served` (by the engine) are perplexities
+relative to the merged model. KL is the mean, TTFT is p50/p95, `price` is per million output tokens."""
 LEGEND = (
     "ratio: size to the merged model's; ppl: perplexity to the merged model's, by the files; served: by the engine; "
     "KL in nats a token; top-1: share of the same likeliest token; TTFT: p50/p95; price: of a million "
@@ -34,19 +34,19 @@ def row(variant: ComparedVariant, comparison: Comparison) -> tuple[str, ...]:
 
 
 def why(variant: ComparedVariant) -> str:
-    """Return why it was chosen or not: `gptq-int4: quality_gate_failed: too much quality was lost`."""
+    """Return the reason for or against a variant: `gptq-int4: quality_gate_failed: too much quality was lost`."""
     return ": ".join(part for part in (variant.variant, variant.code, variant.reason) if part)
 
 
 def on_own_set(variants: Iterable[ComparedVariant]) -> str:
-    """Return the perplexities on the checkpoint's own evaluation set as text; empty if there was none."""
+    """Return the perplexities on the checkpoint's own evaluation set as text; empty without a set."""
     measured = [each for each in variants if each.own_perplexity_ratio is not None]
     texts = (f"{each.variant} {_plain(each.own_perplexity_ratio, 4, 'x')}" for each in measured)
     return f"perplexity on its own evaluation set: {', '.join(texts)}" if measured else ""
 
 
 def of_registered(variants: Iterable[RegisteredVariant]) -> Comparison:
-    """Return the variants in a version's manifest, where the record of its release is lost."""
+    """Return the variants of a version's manifest, in place of the lost record of its release."""
     rows = tuple(
         ComparedVariant(
             variant=each.variant,

@@ -1,4 +1,4 @@
-"""The timeline of a rollback: when each step happened, and how long it took. Pure."""
+"""The timeline of a rollback: times and durations of its steps. Pure."""
 
 from datetime import datetime
 
@@ -22,7 +22,7 @@ def short_span(seconds: float) -> str:
 
 
 def timeline_rows(timeline: RollbackTimeline) -> list[tuple[str, datetime, float | None]]:
-    """Return the steps that happened: name, time, and seconds since the previous step (None for the first)."""
+    """Return the completed steps: name, time, and seconds since the previous step (None for the first)."""
     steps: list[tuple[str, datetime, float | None]] = []
     for name, field in STEPS:
         at = getattr(timeline, field)

@@ -8,6 +8,7 @@ from shared.provenance.attested_reports import AttestedReports
 from shared.provenance.envelopes import Attester, Trust
 from shared.storage.blobs import Store
 from shared.storage.held_out import read_held_out
+from shared.storage.text_sets import read_text_set
 
 
 class StoredReports(AttestedReports[BenchmarkReport]):
@@ -34,4 +35,4 @@ class StoredReports(AttestedReports[BenchmarkReport]):
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
         """Return a verified evaluation set."""
-        return self._store.get_texts(ref)
+        return read_text_set(self._store, ref)

@@ -17,11 +17,10 @@ from clients.cli.main import _end_of_library, app
 from clients.cli.output import CommandError, Exit
 from clients.cli.releases.names import FINGERPRINT, Name, parse_name
 from clients.cli.releases.recorded_releases import pick
-from clients.cli.settings import CliSettings
 from clients.cli.sources.upload import steps
 from contracts import facts as f
 from contracts.vocabulary import ServingSettings, Variant
-from shared.runtime.settings import SourceSettings, describe_variables
+from shared.runtime.settings import Connection, SourceSettings, describe_variables
 from testbed.factories import digest, fact
 from tests.kit.command import run_command
 from tests.unit.cli.release_facts import RELEASE, release_of, whole_release
@@ -120,8 +119,8 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line_with_the_place(tmp_path):
 
 def test_variables_that_are_not_valid_are_named_with_their_values():
     with pytest.raises(ValidationError) as refused:
-        CliSettings(s3_region="no region")
-    assert "SLIPWAY_S3_REGION=no region: " in describe_variables(CliSettings, refused.value)
+        Connection(s3_region="no region")
+    assert "SLIPWAY_S3_REGION=no region: " in describe_variables(Connection, refused.value)
 
 
 def test_a_list_that_is_no_json_is_named_by_its_variable(monkeypatch, capsys):

@@ -1,7 +1,8 @@
 """What the doctor makes of the copies of streams in a cluster."""
 
+from dataclasses import astuple
+
 from clients.cli.doctor.copies import Stream, assess_copies, describe_copies
-from clients.cli.doctor.findings import as_line
 
 WHOLE = Stream(3, in_cluster=True, leader="a")
 FEW = Stream(1, in_cluster=True, leader="a", behind=("b",))
@@ -24,4 +25,4 @@ def test_streams_with_too_few_copies_or_without_a_leader_are_failures_and_late_c
         assess_copies({"SLIPWAY_EVENTS": WHOLE, "KV_routes": BEHIND, "KV_alerts": BEHIND}),
     ]
     assert [(finding.check, finding.state) for finding in findings] == [("nats", "failure")] * 2 + [("nats", "warning")]
-    assert "\n".join(as_line(finding, 8) for finding in findings) == snapshot
+    assert "\n".join("\t".join(astuple(finding)) for finding in findings) == snapshot

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clients.cli.doctor.assess import GIB, Memory, assess_memory
+from clients.cli.doctor.assess import GIB, assess_memory
 from clients.cli.doctor.checks import WEIGHTS_BYTES
 from decisions.serving.memory import OVERHEAD_BYTES, budget_bytes
 from services.server_manager.domain import staging
@@ -35,7 +35,7 @@ def serving(active, previous):
 @pytest.mark.parametrize("gib", [4, 8, 9, 10, 11, 12, 13, 14, 15, 15.6, 16, 17, 18, 20, 23.5, 24, 32])
 def test_a_first_and_a_second_release_are_staged_where_the_finding_says_so(gib):
     total = round(gib * GIB)
-    finding = assess_memory(Memory(total, total), weights_bytes=WEIGHTS_BYTES, engine="slipway")
+    finding = assess_memory(total, total, weights_bytes=WEIGHTS_BYTES, engine="slipway")
     first, second = staged(total, {}, 1, 0), staged(total, serving(1, 0), 2, 1)
     assert finding.state == {(False, False): "failure", (True, False): "warning", (True, True): "ok"}[first, second]
     if finding.state == "warning":
@@ -44,4 +44,4 @@ def test_a_first_and_a_second_release_are_staged_where_the_finding_says_so(gib):
 
 def test_the_demo_fits_a_machine_with_24_gigabytes():
     """Of which the kernel keeps some: 23 GiB are left. One model, at most three of its versions at a time."""
-    assert assess_memory(Memory(23 * GIB, 20 * GIB), weights_bytes=WEIGHTS_BYTES, engine="slipway").state == "ok"
+    assert assess_memory(23 * GIB, 20 * GIB, weights_bytes=WEIGHTS_BYTES, engine="slipway").state == "ok"

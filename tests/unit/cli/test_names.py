@@ -13,8 +13,8 @@ from clients.cli.releases.names import (
     nearest,
     parse_name,
     parse_version_name,
+    served_roles,
     target_in_route,
-    version_in_role,
 )
 from contracts.routes import CanaryShare, Route
 from contracts.vocabulary import MODEL_NAME_PATTERN
@@ -95,11 +95,12 @@ def test_what_names_no_version_is_refused_where_one_is_needed(text, what):
     assert refused.value.code is Exit.USAGE
 
 
-def test_roles_follow_the_route_and_the_release_in_progress():
-    assert [version_in_role(role, ROUTE, 4) for role in ROLES] == [2, 1, 3]
+def test_roles_follow_the_route():
+    versions = {role: each.target.version for role, each in served_roles(ROUTE).items()}
+    assert versions == {"active": 2, "previous": 1, "candidate": 3}
     ended = ROUTE.model_copy(update={"canary": CanaryShare(served=served(3), weight_ratio=0.0)})
-    assert [version_in_role(role, ended, 4) for role in ROLES] == [2, 1, 4]
-    assert [version_in_role(role, None, None) for role in ROLES] == [None, None, None]
+    assert set(served_roles(ended)) == {"active", "previous"}
+    assert served_roles(None) == {}
 
 
 def test_a_target_is_named_in_full_or_by_what_it_is_in_the_route():

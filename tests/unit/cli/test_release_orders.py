@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from clients.cli.commands.releases import hold_line, next_attempt
+from clients.cli.commands.releases import next_attempt
 from clients.cli.views.render import headline
 from contracts import facts as f
 from testbed.factories import event, fact
@@ -25,14 +25,6 @@ def test_a_pause_is_shown_with_who_ordered_it_and_why():
     progress = release_with(held(1, paused=True))
     assert headline(progress, AT).endswith("paused by oscar at 2026-11-24 10:01:00 UTC: incident")
     assert release_with(held(1, paused=True), held(2, paused=False)).paused == ""
-
-
-def test_an_order_that_changes_nothing_says_since_when_and_by_whom():
-    going_on, paused = release_with(), release_with(held(1, paused=True))
-    assert hold_line(going_on, paused=True).startswith("paused support-bot v7 before its next step")
-    assert "v7 was paused by oscar at 2026-11-24 10:01:00 UTC" in hold_line(paused, paused=True)
-    assert hold_line(paused, paused=False).startswith("support-bot v7 goes on")
-    assert hold_line(going_on, paused=False).startswith("support-bot v7 was not paused;")
 
 
 def test_a_retry_is_one_attempt_after_all_of_the_same_weights_and_run():

@@ -26,7 +26,8 @@ def reply(replies, sender):
 
 
 def ask(replies):
-    return replies.Ask("", None, {})
+    names = replies.Ask.__dataclass_fields__
+    return replies.Ask(**{name: ("" if name == "text" else {} if name == "sampling" else False) for name in names})
 
 
 class Tensors:
@@ -43,14 +44,14 @@ class Tensors:
 @pytest.mark.parametrize(
     ("tensors", "prompt"),
     [
-        ({"text_input": b"hello"}, {"prompt": "hello"}),
+        ({"text_input": b"hello"}, "hello"),
         ({"text_input": b"hello", "cache_salt": b"only this"}, {"prompt": "hello", "cache_salt": "only this"}),
         (
             {"text_input": b"", "prompt_token_ids": b"[1, 2]", "cache_salt": b"s"},
             {"prompt_token_ids": [1, 2], "cache_salt": "s"},
         ),
         ({"text_input": b"", "prompt_token_ids": b"[1, 2]"}, {"prompt_token_ids": [1, 2]}),
-        ({"text_input": b"hello", "cache_salt": b""}, {"prompt": "hello"}),
+        ({"text_input": b"hello", "cache_salt": b""}, "hello"),
     ],
     ids=["text", "salted text", "salted tokens", "tokens", "empty salt"],
 )

@@ -24,6 +24,9 @@ ROWS = [
 ]
 
 
+HEAD = {"status": 400, "headers": [["content-type", "application/json"]]}
+
+
 def tensor(*elements: bytes) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
 

@@ -1,6 +1,5 @@
-"""`slipway keys issue|revoke`: keys that callers of the gateway present; `keys list` shows them, too."""
+"""`slipway keys issue|revoke`, and a part of `keys list`: API keys of callers of the gateway."""
 
-import asyncio
 import os
 import re
 import secrets
@@ -15,7 +14,7 @@ from nats.js import JetStreamContext
 from pydantic import ValidationError
 
 from clients.cli.commands.orders import UnansweredError
-from clients.cli.connection import StackAddress, ask_bus, find_stack, on_bus, sender_of
+from clients.cli.connection import StackAddress, ask_bus, find_stack, sender_of
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
@@ -33,7 +32,7 @@ from shared.storage.record_format import dump
 
 USAGE = "api-usage"
 ISSUED_WITHIN = timedelta(minutes=1)
-"""How long the order for a key is valid: without an answer, the command forgets the key."""
+"""Validity of the order for a key: without an answer the command discards the key."""
 
 
 def issue(
@@ -73,7 +72,7 @@ def issue(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Issue a key for the API of the gateway. It is shown once: only its digest is stored."""
+    """Issue a key for the API of the gateway. The key is shown once: only its digest is stored."""
     environments, models = _environments(staging=staging, both=both), tuple(model or ())
     for name_of_model in models:
         check_model(name_of_model)
@@ -106,7 +105,7 @@ def _environments(*, staging: bool, both: bool) -> tuple[Environment, ...]:
 
 
 def _make_record(fields: Mapping[str, Any], secret: str, expires: str | None) -> ApiKey:
-    """Return the record of a key that is issued now; raise CommandError if a field of it is invalid."""
+    """Return the record of a new key; raise CommandError if a field is not valid."""
     now = SystemClock().now()
     given = {
         **fields,
@@ -135,7 +134,7 @@ def _show_key(record: ApiKey, key: str, output: Path | None, *, as_json: bool) -
 
 @dataclass(frozen=True)
 class Listing:
-    """Keys of the API, oldest first, with their use this month, and the reasons if the list is incomplete."""
+    """API keys, oldest first, with their use this month, and the reasons why the list is incomplete."""
 
     keys: Sequence[ApiKey]
     usage: Mapping[str, MonthlyUsage]
@@ -143,14 +142,14 @@ class Listing:
 
 
 def read_issued(state: Path | None, installed: Mapping[str, ApiKey]) -> Listing:
-    """Return the API keys of an installation: those in the bucket, and those that it was created with.
+    """Return the API keys in the bucket and the initial API keys of an installation.
 
     Args:
-        state: the state folder of the stack; None for the default.
-        installed: the API keys that the installation was created with, by id; the bucket has those that were revoked.
+        state: The state folder of the stack; None for the default.
+        installed: The initial API keys by id; the bucket has the revoked ones.
     """
     try:
-        listing = asyncio.run(_all(find_stack(state)))
+        listing = ask_bus(find_stack(state), _all)
     except CommandError as error:
         listing = Listing([], {}, [str(error)])
     records = {**installed, **{record.key_id: record for record in listing.keys}}
@@ -158,7 +157,7 @@ def read_issued(state: Path | None, installed: Mapping[str, ApiKey]) -> Listing:
 
 
 def show_issued(listing: Listing) -> None:
-    """Print a table of API keys without their secrets, then the tokens that each team used this month."""
+    """Print a table of API keys without secrets, then the tokens of each team this month."""
     now = SystemClock().now()
     columns = ["id", "name", "models", "environments", "limits", "tokens this month", "issued", "by", "state"]
     show_table(columns, [_row(record, listing.usage.get(record.key_id), now) for record in listing.keys])
@@ -167,25 +166,26 @@ def show_issued(listing: Listing) -> None:
 
 
 def team_usage(listing: Listing) -> dict[str, int]:
-    """Return the tokens that the keys of each team used this month, by team."""
+    """Return the tokens of each team this month."""
     teams = {name: used for name, used in listing.usage.items() if name.startswith(TEAM_PREFIX)}
     return {name.removeprefix(TEAM_PREFIX): used.tokens for name, used in sorted(teams.items())}
 
 
 def as_plain(record: ApiKey, usage: MonthlyUsage | None = None) -> dict[str, Any]:
-    """Return the JSON of a key with its name in telemetry and its use this month, without its secret's digest."""
+    """Return a key as JSON data with its pseudonym and its use this month, without the digest of its secret."""
     used = {"month": usage.month, "tokens": usage.tokens, "requests": usage.requests} if usage is not None else None
     caller = pseudonym(record.key_id)
     return {**record.model_dump(mode="json", exclude={"secret_digest"}), "caller": caller, "used": used}
 
 
 def revoke_key(key_id: str, state: Path | None, installed: Mapping[str, ApiKey]) -> None:
-    """Revoke a key of the bucket, or a key created with the installation."""
+    """Revoke an API key in the bucket, or an initial API key."""
     if re.fullmatch(KEY_ID_PATTERN, key_id) is None:
         raise CommandError(
             f"the id {key_id!r} is not valid: it has 12 hexadecimal digits; see `slipway keys list`", Exit.USAGE
         )
-    record = asyncio.run(_revoke(find_stack(state), key_id, installed))
+    stack = find_stack(state)
+    record = ask_bus(stack, lambda js: _revoke(js, stack, key_id, installed))
     show_line(f"revoked {key_id} ({record.name}); requests in progress end normally")
 
 
@@ -196,39 +196,36 @@ async def _store(js: JetStreamContext, stack: StackAddress, record: ApiKey) -> N
         raise CommandError(f"{error}; if the key {record.key_id} is listed then, revoke it") from error
 
 
-async def _all(stack: StackAddress) -> Listing:
-    """Return the API keys in the bucket with their use, and the reason for each that cannot be read."""
+async def _all(js: JetStreamContext) -> Listing:
+    """Return the API keys in the bucket with their use, and the reasons for unreadable keys."""
     records, problems = [], []
     month = month_of(SystemClock().now())
-    async with on_bus(stack) as js:
-        bucket = bucket_of(js, "api-key")
-        for key_id in await bucket.keys():
-            try:
-                entry = await bucket.get(key_id)
-            except Transient as error:
-                problems.append(error.reason)
-                continue
-            records += [entry.value] if entry is not None else []
-        entries = await Bucket(js, USAGE, MonthlyUsage).all()
+    bucket = bucket_of(js, "api-key")
+    for key_id in await bucket.keys():
+        try:
+            entry = await bucket.get(key_id)
+        except Transient as error:
+            problems.append(error.reason)
+            continue
+        records += [entry.value] if entry is not None else []
+    entries = await Bucket(js, USAGE, MonthlyUsage).all()
     usage = {account: entry.value for account, entry in entries.items() if entry.value.month == month}
     return Listing(records, usage, problems)
 
 
-async def _revoke(stack: StackAddress, key_id: str, installed: Mapping[str, ApiKey]) -> ApiKey:
-    async with on_bus(stack) as js:
-        entry = await bucket_of(js, "api-key").get(key_id)
-        known = entry.value if entry is not None else installed.get(key_id)
-        if known is None:
-            raise CommandError(f"there is no key {key_id}; see `slipway keys list`")
-        if known.revoked_at is None:
-            stored = dump(entry.value) if entry is not None else None
-            withdrawn = revoked(known)
-            await order_record(js, stack, "api-key", key_id, record=withdrawn, before=stored, valid=LONGEST_ORDER)
+async def _revoke(js: JetStreamContext, stack: StackAddress, key_id: str, installed: Mapping[str, ApiKey]) -> ApiKey:
+    entry = await bucket_of(js, "api-key").get(key_id)
+    known = entry.value if entry is not None else installed.get(key_id)
+    if known is None:
+        raise CommandError(f"there is no key {key_id}; see `slipway keys list`")
+    if known.revoked_at is None:
+        stored = dump(entry.value) if entry is not None else None
+        await order_record(js, stack, "api-key", key_id, record=revoked(known), before=stored, valid=LONGEST_ORDER)
     return known
 
 
 def _write_new(path: Path, key: str) -> None:
-    """Write a key to a file that does not exist yet; its owner only may read it."""
+    """Write a key to a new file that only its owner may read."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:

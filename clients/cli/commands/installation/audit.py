@@ -10,7 +10,7 @@ import typer
 
 from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, warn
+from clients.cli.output import CommandError, Exit, show_line, show_list, warn
 from clients.cli.parsing import parse_duration
 from clients.cli.reading import own_models
 from clients.cli.releases.version_records import attester_keys, open_store
@@ -22,7 +22,7 @@ from shared.storage.kv import Bucket
 
 audit_app = typer.Typer(help="Show, export and verify the audit log.", no_args_is_help=False)
 READ_TRIES = 3
-"""How often the log is read again because a segment was written meanwhile."""
+"""Maximum number of reads, because a segment may be written during a read."""
 
 
 @audit_app.callback(invoke_without_command=True)
@@ -80,7 +80,7 @@ def verify_command(
 
 
 async def _read(stack: StackAddress, *, whole: bool) -> tuple[AuditReading, bytes]:
-    """Return the log, and its export if asked for; a segment that is written meanwhile is no problem of the log."""
+    """Return the log, and with `whole` its export. The log is read again if a segment is written during the read."""
     keys, store = attester_keys(stack), open_store(stack)
     async with on_bus(stack) as js:
         if await own_models(js) is not None:
@@ -114,11 +114,9 @@ def _show(
         and model in (None, entry.model, entry.about)
         and who in (None, entry.who)
     ]
-    if as_json:
-        show_json([entry.model_dump(mode="json") for entry in shown])
-        return
     columns = ("entry", "at", "who", "kind", "action", "model", "about", "result")
-    show_table(columns, [_row(entry) for entry in shown])
+    data = [entry.model_dump(mode="json") for entry in shown]
+    show_list(data, columns, [_row(entry) for entry in shown], as_json=as_json)
 
 
 def _row(entry: AuditEntry) -> tuple[Any, ...]:

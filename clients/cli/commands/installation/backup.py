@@ -7,7 +7,7 @@ from clients.cli.backup.folder import Folder, FolderArgument
 from clients.cli.backup.taking import Taken, take
 from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, show_json, show_line, size_text, warn
+from clients.cli.output import CommandError, show_result, size_text, warn
 from shared.runtime.clock import SystemClock
 
 KEPT_BESIDE = (
@@ -24,8 +24,8 @@ def backup(
 ) -> None:
     """Back up the installation while it runs: events, records, objects with their locks.
 
-    What an earlier backup in the same folder has is not copied again, and an interrupted one is completed by the
-    next. It takes an administrator's credential.
+    Contents of an earlier backup in the folder are not copied again; after an interruption, run the command again. It
+    takes an administrator's credential.
     """
     stack = find_stack(state)
     kept = Folder(folder.absolute())
@@ -59,11 +59,10 @@ def _show(taken: Taken, folder: Folder, seconds: float, *, as_json: bool) -> Non
         "new_bytes": taken.new_bytes,
         "seconds": round(seconds, 1),
     }
-    if as_json:
-        show_json({**facts, "damaged": manifest.damaged})
-        return
-    show_line(
+    show_result(
+        {**facts, "damaged": manifest.damaged},
         f"backup {manifest.name()} in {folder}: {manifest.object_count} objects with "
-        f"{size_text(manifest.object_bytes)}, {size_text(taken.new_bytes)} of them new, in {seconds:.1f} s"
+        f"{size_text(manifest.object_bytes)}, {size_text(taken.new_bytes)} of them new, in {seconds:.1f} s",
+        f"its manifest has the digest {taken.digest}; note it elsewhere, for `slipway restore --digest`",
+        as_json=as_json,
     )
-    show_line(f"its manifest has the digest {taken.digest}; note it elsewhere, for `slipway restore --digest`")

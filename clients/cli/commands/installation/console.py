@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.connection import credential_in, find_stack, read_credential
+from clients.cli.connection import credential_in, find_stack
 from clients.cli.options import StateOption
 from clients.cli.output import CommandError, show_line
 from shared.provenance.login_links import login_link
@@ -21,14 +21,13 @@ def open_console(
 ) -> None:
     """Print a link that signs you in at the console: once, within ten minutes, as the identity of your key.
 
-    In the stack of `slipway up` that is `local`, an operator and approver of this machine; `admin`, an administrator,
-    sees all in the console and gives no orders there.
-
-    It starts no browser: the link would be in the browser's arguments, which every user of the machine can read.
+    In the stack of `slipway up` the identity is `local`, an operator and approver. `admin` may read everything in the
+    console, and gives no orders there. No browser is started, because every user of the machine can read its arguments.
     """
     stack = find_stack(state)
     if stack.console_url is None:
         raise CommandError("the console's address is not known: set SLIPWAY_CONSOLE_URL to it")
-    chosen = key or stack.console_credentials
-    credential = credential_in(chosen) if chosen is not None else read_credential(stack)
-    show_line(login_link(stack.console_url.rstrip("/"), credential, SystemClock().now()))
+    chosen = key or stack.console_credentials or stack.connection.nats_credentials
+    if chosen is None:
+        raise CommandError("name the file of a credential in SLIPWAY_NATS_CREDENTIALS")
+    show_line(login_link(stack.console_url.rstrip("/"), credential_in(chosen), SystemClock().now()))

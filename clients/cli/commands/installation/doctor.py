@@ -1,22 +1,22 @@
-"""`slipway doctor`: check the requirements of a stack; `slipway up` runs them, too."""
+"""`slipway doctor`: check the requirements of a stack, as `slipway up` does before a start."""
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clients.cli.connection import find_stack
-from clients.cli.doctor.checks import Subject, plan_checks, run_check
-from clients.cli.doctor.findings import as_line, as_row, passed, summary
+from clients.cli.doctor.checks import Subject, run_checks
+from clients.cli.doctor.findings import passed
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import Exit, is_terminal, show_json, show_line
+from clients.cli.output import Exit, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from deploy.local.plan import StackConfig
 from deploy.local.state import StateFolder
 from deploy.local.supervisor import default_engine_root
 
-NAME_WIDTH = max(len(name) for name in ("engine packages", "shared memory"))
+COLUMNS = ("check", "state", "detail", "advice")
 
 
 def doctor(
@@ -27,7 +27,7 @@ def doctor(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check this machine, or the running stack: one line per check, with what to do. Exit code 1 if a check fails."""
+    """Check this machine and the stack: one line per check, with what to do. Exit code 1 if a check fails."""
     settings = CliSettings()
     elsewhere = None
     if state is None and settings.nats_url is not None:
@@ -38,26 +38,19 @@ def doctor(
         engine_root=engine_env or settings.engine_env or default_engine_root(),
         elsewhere=elsewhere,
     )
-    findings = []
-    for check in plan_checks(subject):
-        findings.append(finding := run_check(check))
-        if not as_json:
-            show_line(as_line(finding, NAME_WIDTH) if is_terminal() else as_row(finding))
+    findings = run_checks(subject)
     if as_json:
         show_json({"ok": passed(findings), "findings": [asdict(finding) for finding in findings]})
-    elif is_terminal():
-        show_line(summary(findings))
+    else:
+        show_table(COLUMNS, [astuple(finding) for finding in findings])
     if not passed(findings):
         raise typer.Exit(int(Exit.FAILED))
 
 
 def preflight(folder: StateFolder, config: StackConfig, engine_root: Path) -> None:
     """Run the checks before a stack is started; print warnings and failures, and end if a check fails."""
-    subject = Subject(folder, config, engine_root)
-    findings = [run_check(check) for check in plan_checks(subject)]
-    for finding in findings:
-        if finding.state in ("warning", "failure"):
-            show_line(as_line(finding, NAME_WIDTH))
+    findings = run_checks(Subject(folder, config, engine_root))
+    show_table(COLUMNS, [astuple(finding) for finding in findings if finding.state != "ok"])
     if not passed(findings):
         show_line(
             "the stack was not started; see `slipway doctor`, or skip the checks with `slipway up --no-preflight`"

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clients.cli.audit_facts import state_change
-from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
+from clients.cli.connection import StackAddress, ask_bus, find_stack, sender_of
 from clients.cli.gc.roots import names_on_bus
 from clients.cli.gc.store import StoredObjects
 from clients.cli.gc.sweeping import Sweeper
@@ -87,7 +87,8 @@ def _sweep(stack: StackAddress, store: StoredObjects, sweeper: Sweeper, *, as_js
             f"the bucket {store.bucket} has no object lock; switch on versioning, with which what is removed can be "
             "shown again, and object lock as docs/operations.md says"
         )
-    asyncio.run(_note(stack, store.bucket, sweeper.grace))  # before, as every change
+    details = {"grace_s": sweeper.grace.total_seconds()}  # in the audit log before the change
+    ask_bus(stack, lambda js: state_change(js, sender_of(stack), "gc.swept", store.bucket, details))
     began, swept = time.monotonic(), sweeper.sweep()
     if as_json:
         show_json(asdict(swept))
@@ -97,9 +98,3 @@ def _sweep(stack: StackAddress, store: StoredObjects, sweeper: Sweeper, *, as_js
         f"erased {_described(swept.erased)} in {time.monotonic() - began:.1f} s; hid {_described(swept.hidden)}, which "
         f"a run after the grace period erases; {len(swept.shown)} are used again, {len(swept.locked)} are under lock"
     )
-
-
-async def _note(stack: StackAddress, bucket: str, grace: timedelta) -> None:
-    details = {"grace_s": grace.total_seconds()}
-    async with on_bus(stack) as js:
-        await state_change(js, sender_of(stack), "gc.swept", bucket, details)

@@ -18,7 +18,7 @@ from clients.cli.commands.installation.api_keys import (
 )
 from clients.cli.key_folder import keys_of_folder
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
+from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_list, show_table
 from clients.cli.parsing import check_model
 from contracts.identities import ROLES, Identity, Role
 from contracts.provenance.attestations import AttesterKey
@@ -69,9 +69,9 @@ def init(
 ) -> None:
     """Create an installation's keys: certificate authority, certificates of bus and store, keys of services.
 
-    What exists stays; a certificate gets the hosts that are new, and is replaced in its last 30 days. A wildcard needs
-    two labels after it (`*.bus.example.org`), because clients take no shorter one. After an interruption, run it again.
-    `slipway up` does this by itself for its own bus and store.
+    Existing keys stay; a certificate gets new hosts, and is replaced in its last 30 days. A wildcard needs two labels
+    after it (`*.bus.example.org`), because clients refuse shorter names. After an interruption, run the command again.
+    `slipway up` creates the keys of its own bus and store.
     """
     keys = keys_of_folder(folder, state)
     _attempt(
@@ -197,11 +197,9 @@ def team_list(folder: FolderOption = None, state: StateOption = None, as_json: J
     keys = keys_of_folder(folder, state)
     teams, identities = _attempt(keys, keys.teams), _attempt(keys, keys.identities)
     members = {team.name: [each.name for each in identities if each.team == team.name] for team in teams}
-    if as_json:
-        show_json([{**team.model_dump(mode="json"), "members": members[team.name]} for team in teams])
-        return
+    data = [{**team.model_dump(mode="json"), "members": members[team.name]} for team in teams]
     rows = [[team.name, ", ".join(team.models), ", ".join(members[team.name]), _quota(team.quota)] for team in teams]
-    show_table(["team", "models", "members", "quota"], rows)
+    show_list(data, ["team", "models", "members", "quota"], rows, as_json=as_json)
 
 
 def _quota(quota: TeamQuota) -> str:
@@ -216,7 +214,7 @@ def _quota(quota: TeamQuota) -> str:
 
 @team_app.command("remove")
 def team_remove(name: TeamArgument, folder: FolderOption = None, state: StateOption = None) -> None:
-    """Remove a team without members; its models then have no team. Its API keys are not revoked: revoke them, too."""
+    """Remove a team without members; its models then have no team. Its API keys stay valid until they are revoked."""
     _, effect = change_keys(folder, state, "team.remove", name, lambda keys: keys.remove_team(name))
     show_line(f"{name} is removed; {effect}")
 
@@ -229,7 +227,7 @@ def rotate(
     folder: FolderOption = None,
     state: StateOption = None,
 ) -> None:
-    """Make another key of bus and store for an identity. Those before are accepted until they are retired."""
+    """Make another key of bus and store for an identity. The former key is accepted until it is retired."""
     if attestation:
         now = SystemClock().now()
         keys, _ = change_keys(
@@ -277,7 +275,7 @@ def retire(
 
 @keys_app.command("distrust")
 def distrust(name: NameArgument, folder: FolderOption = None, state: StateOption = None) -> None:
-    """Revoke all attestation keys of a service, and create a new one: their signatures are no longer accepted."""
+    """Revoke all attestation keys of a service, with their signatures, and create a new key."""
     now = SystemClock().now()
     keys, _ = change_keys(
         folder,
@@ -298,11 +296,9 @@ def attesters(folder: FolderOption = None, state: StateOption = None, as_json: J
     keys = keys_of_folder(folder, state)
     _identities(keys)
     entries = _attempt(keys, keys.attesters.entries)
-    if as_json:
-        show_json([entry.model_dump(mode="json") for entry in entries])
-        return
+    data = [entry.model_dump(mode="json") for entry in entries]
     rows = [[entry.attester, entry.key_id[:16], ", ".join(entry.steps), _state(entry)] for entry in entries]
-    show_table(["service", "key", "attests", "state"], rows)
+    show_list(data, ["service", "key", "attests", "state"], rows, as_json=as_json)
 
 
 @keys_app.command("remove")
@@ -313,7 +309,7 @@ def remove(name: NameArgument, folder: FolderOption = None, state: StateOption =
 
 
 def _files(keys: KeyFolder, name: str) -> str:
-    """Name the files with an identity's keys: that of the bus, and that of the store if it has one."""
+    """Return the paths of an identity's keys for bus and store as text."""
     store = keys.store.credential(name)
     return f"{keys.credential(name)} and {store.name}" if store.is_file() else str(keys.credential(name))
 
@@ -328,7 +324,7 @@ def _identities(keys: KeyFolder) -> tuple[Identity, ...]:
 def change_keys(
     folder: Path | None, state: Path | None, action: str, name: str, change: Callable[[KeyFolder], object]
 ) -> tuple[KeyFolder, str]:
-    """Change keys and record the change in their stack's audit log; return their folder, and when it takes effect."""
+    """Change keys, with a record in the audit log; return the folder, and a sentence on when the change applies."""
     keys = keys_of_folder(folder, state)
     _identities(keys)
     try:
@@ -343,7 +339,7 @@ def change_keys(
 
 
 def _described(keys: KeyFolder, name: str) -> dict[str, object]:
-    """Return which keys of a name are accepted now, and the models of a team; nothing secret."""
+    """Return the accepted public keys of a name, and the models and the quota of a team."""
     accepted = [list(each.public_keys) for each in keys.identities() if each.name == name]
     attesting = [key.key_id for key in keys.attesters.entries() if key.attester == name and _state(key) == "accepted"]
     teams = [team for team in keys.teams() if team.name == name]
@@ -353,13 +349,13 @@ def _described(keys: KeyFolder, name: str) -> dict[str, object]:
 
 
 def _reload(keys: KeyFolder) -> bool:
-    """Make the bus of a running stack reload its keys; return whether the folder belongs to a running stack."""
+    """Reload the keys of bus and store; return whether the folder is of a running stack."""
     state = keys.path.parent
     return keys.path == keys_folder(state) and reload_servers(StateFolder(state))
 
 
 def _attempt(keys: KeyFolder, work: Callable[[], T]) -> T:
-    """Return the result of work on a folder of keys; raise CommandError if it is refused.
+    """Return the result of work on a folder of keys.
 
     Raises:
         CommandError: The work is refused, or the folder cannot be read or written.

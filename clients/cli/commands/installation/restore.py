@@ -1,4 +1,4 @@
-"""`slipway restore`: a backup becomes an installation again, where there is none."""
+"""`slipway restore`: restore a backup into an empty installation."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from clients.cli.backup.restoring import Chosen, choose, put_back, verify
 from clients.cli.commands.installation.stack import NatsOption, folder_of, inherited_variables, parse_nats
 from clients.cli.connection import find_stack
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line, size_text
+from clients.cli.output import CommandError, Exit, show_result, size_text
 from clients.cli.settings import CliSettings
 from deploy.local import bus
 from deploy.local.plan import StackConfig
@@ -41,10 +41,9 @@ def restore(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore a backup into an empty installation whose services do not run; anything else is refused.
+    """Restore a backup into an empty installation without running services.
 
-    Of the stack on this machine it starts bus and store itself, and stops them afterwards. It takes an administrator's
-    credential.
+    Bus and store of the stack on this machine are started for the restore. It takes an administrator's credential.
     """
     if check and nats is not None:
         raise CommandError("--nats changes nothing with --check; leave one of them out", Exit.USAGE)
@@ -60,18 +59,16 @@ def restore(
             raise CommandError(f"a stack is up in {folder.shown}; stop it with `slipway down`")
         _restore(folder, chosen, nats)
     facts = {"backup": manifest.name(), "digest": chosen.digest, "objects": manifest.object_count, "bytes": size}
-    if as_json:
-        show_json({**facts, "restored": not check})
-        return
     done = "is whole" if check else "was restored; start the services now, for the stack here with `slipway up`"
-    show_line(f"backup {manifest.name()} of {source} with {size_text(size)} {done}")
+    line = f"backup {manifest.name()} of {source} with {size_text(size)} {done}"
+    show_result({**facts, "restored": not check}, line, as_json=as_json)
 
 
 def note_shape(folder: StateFolder, chosen: Chosen, nats: int | None = None) -> int:
-    """Note the ports of the old stack, its Tritons and NATS servers, so that the new one takes them.
+    """Write the ports, Tritons and NATS servers of the old stack into the description of the new stack.
 
     Returns:
-        The number of NATS servers: `nats`, or as many as the old stack had.
+        The number of NATS servers: `nats`, by default the old stack's.
     """
     folder.create()
     description, manifest = folder.read_description(), chosen.manifest

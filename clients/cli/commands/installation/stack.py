@@ -51,7 +51,7 @@ from shared.runtime.settings import Connection, SourceSettings, variable_of
 
 DOWN_TIMEOUT_S = 90.0
 EXTRA_S = 60.0
-"""Added to the time limit of a detached start: its supervisor reports which part was not ready."""
+"""Seconds added to the limit of a detached start, within which its supervisor reports the part that is not ready."""
 
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="State folder of the stack (default: $SLIPWAY_STATE or .state).")
@@ -61,7 +61,7 @@ CONFIGURED_BY = {
     "mirror": ("MIRROR_MLFLOW_URL", "MIRROR_HF_REPOSITORIES", "MIRROR_WANDB_PROJECT"),
     "notifier": ("NOTIFIER_RECEIVERS",),
 }
-"""Variables by optional service: it is part of the stack if one of them has a value."""
+"""Variables of each optional service: the stack includes the service if a variable has a value."""
 
 NatsOption = Annotated[
     int | None,
@@ -175,7 +175,7 @@ def up(
 
 
 def parse_engine(text: str | None, description: Description | None) -> Engine:
-    """Return the requested engine, by default the stack's last one."""
+    """Return the requested engine, by default the stack's."""
     before = description.engine if description is not None else "slipway"
     text = text or before
     if text not in get_args(Engine):
@@ -216,9 +216,9 @@ def parse_runtimes(items: list[str], description: Description | None) -> dict[st
 
 
 def parse_tritons(number: int | None, description: Description | None, runtimes: Collection[str]) -> int:
-    """Return the requested number of Tritons of the default runtime, by default the stack's last one.
+    """Return the requested number of Tritons of the default runtime, by default the stack's.
 
-    It may fall: targets of a removed Triton are loaded on the remaining ones, then their routes are edited.
+    Targets of a removed Triton are loaded on the others before their routes change.
     """
     before = description.tritons if description is not None else 1
     number = number or before
@@ -234,10 +234,9 @@ def parse_tritons(number: int | None, description: Description | None, runtimes:
 
 
 def parse_nats(number: int | None, description: Description | None, *, stored: bool) -> int:
-    """Return the requested number of NATS servers, by default the stack's current one.
+    """Return the requested number of NATS servers, by default the stack's.
 
-    Once a server has `stored` data the number cannot change: a cluster's servers cannot use data that a single
-    server stored.
+    The number cannot change once a server has `stored` data: a cluster cannot use the data of a single server.
     """
     before = len(bus.servers_in(description.ports)) if description is not None else 0
     number = number or before or bus.SIZES[0]
@@ -254,9 +253,9 @@ def parse_nats(number: int | None, description: Description | None, *, stored: b
 
 
 def inherited_variables(environment: Any) -> dict[str, str]:
-    """Return the variables that parts inherit: all except those that would point them to another stack.
+    """Return the variables that parts inherit: all except addresses and credentials of another stack.
 
-    On one's own machine the model hub and drills in production are allowed, unless a variable says otherwise.
+    The model hub and drills in production are allowed unless a variable forbids them.
     """
     manager = tuple(
         f"SERVER_MANAGER_{name}" for name in ("TRITON_GRPC", "AGENT_GRPC", "REPOSITORY", "RUNTIME", "ENDPOINTS")
@@ -272,7 +271,7 @@ def inherited_variables(environment: Any) -> dict[str, str]:
 
 
 def _up_detached(folder: StateFolder, arguments: list[str], timeout_s: float) -> None:
-    """Start the same command in the background and wait until the stack is ready."""
+    """Start `slipway up` in the background and wait until the stack is ready."""
     folder.create()
     log = folder.log_of("supervisor")
     command = [sys.executable, "-m", "clients.cli.main", "up", "--state", str(folder.path), "--quiet", *arguments]
@@ -372,7 +371,7 @@ def _stop_supervisor(folder: StateFolder, table: Table) -> None:
 
 
 def _openai_variables(description: Description) -> dict[str, str]:
-    """Return the variables that OpenAI's clients read: the gateway, and the key of the person of this machine."""
+    """Return the variables of OpenAI's clients: the address of the gateway and a key."""
     variables = description.variables
     try:
         key = Path(variables["SLIPWAY_GATEWAY_KEY"]).read_text().strip()
