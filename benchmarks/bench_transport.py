@@ -1,9 +1,8 @@
 """What the transport to Triton costs the gateway in processor time.
 
-A toy engine generates a token every 20 ms. In each round 32 chats of 32 tokens are requested at the same time, in turn
-with a gRPC call for each and a message for each token, and on one stream with a message for each step of the engine
-(`shared/serving/engine_streams.py`, which the gateway uses). The figure is the processor time of this process, all
-threads, per request: nothing else runs in it. HTTP to the caller is not part of it.
+A toy engine generates a token every 20 ms. In each round 32 chats of 32 tokens are requested at the same time, on one
+stream with a message for each step of the engine (`shared/serving/engine_streams.py`). The figure is the processor time
+of this process, all threads, per request: nothing else runs in it. HTTP to the caller is not part of it.
 Run: python benchmarks/bench_transport.py
 """
 
@@ -16,14 +15,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Deadlines, stream_responses
-from shared.serving.openai_stream import ApiPiece, ApiRequest, build_message, read_pieces
+from shared.serving.openai_stream import ApiPiece, ApiRequest
 from testbed.gateway import load_toy
 from testbed.servers import running
 from testbed.triton import TritonServer
@@ -33,18 +30,6 @@ TALK = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": TOKENS
 REQUEST = ApiRequest("POST", "/v1/chat/completions", json.dumps(TALK).encode(), 60.0, "bench", "toy")
 
 Pieces = AsyncGenerator[ApiPiece, None]
-
-
-async def call(channel: Any, name: str, request: ApiRequest) -> Pieces:
-    """Stream an answer on a gRPC call of its own, with a message for each part."""
-    message = build_message(name, request, request.request_id, None)
-    async with aclosing(stream_responses(channel, message, Deadlines())) as responses:
-        async for response in responses:
-            for part in read_pieces(response):
-                yield part.piece
-
-
-WAYS = {"a call for each request": call, "frames on one stream": stream_api}
 
 
 async def ask(pieces: Pieces) -> float:
@@ -57,21 +42,18 @@ async def ask(pieces: Pieces) -> float:
 
 
 async def measure(endpoint: str, name: str) -> None:
-    """Print the medians of all rounds but the first of each."""
+    """Print the medians of all rounds but the first."""
     channels = Channels()
     channel = channels.get(endpoint)
-    costs: dict[str, list[float]] = {way: [] for way in WAYS}
-    firsts: dict[str, list[float]] = {way: [] for way in WAYS}
+    costs, firsts = [], []
     for _ in range(ROUNDS + 1):
-        for way, stream in WAYS.items():
-            began = time.process_time()
-            times = await asyncio.gather(*(ask(stream(channel, name, REQUEST)) for _ in range(STREAMS)))
-            costs[way].append((time.process_time() - began) / STREAMS * 1000)
-            firsts[way].append(median(times))
+        began = time.process_time()
+        times = await asyncio.gather(*(ask(stream_api(channel, name, REQUEST)) for _ in range(STREAMS)))
+        costs.append((time.process_time() - began) / STREAMS * 1000)
+        firsts.append(median(times))
     await channels.close()
-    for way in WAYS:
-        cost, first = median(costs[way][1:]), median(firsts[way][1:])
-        print(f"{way}: {cost:.2f} ms of processor time a request, first part after {first:.1f} ms (p50)")
+    cost, first = median(costs[1:]), median(firsts[1:])
+    print(f"{cost:.2f} ms of processor time a request, first part after {first:.1f} ms (p50)")
 
 
 def main() -> None:

@@ -5,11 +5,11 @@ DATA_FORMAT = 5
 
 
 def refuse(where: str, data_format: int | None, advice: str) -> str | None:
-    """Return why data of a format cannot be used, and what to do; None if it can be.
+    """Return why data of a format cannot be used, and what to do; None for the current format.
 
     Args:
-        where: Subject of the sentence with its verb: the holder of the data.
-        data_format: The format of the data, 0 for data from before formats; None if none is recorded (maybe foreign).
+        where: Subject and verb of the sentence: the holder of the data.
+        data_format: The format of the data, 0 without a number; None if none is recorded.
         advice: What to do instead.
     """
     if data_format == DATA_FORMAT:

@@ -24,7 +24,7 @@ from deploy.identity.store_permissions import access_of, policy
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFINITIONS = "definitions.json"
-"""The schema file with everything that events and records contain: each is there once, and all others refer to it."""
+"""The schema file with the definitions of all events and records, referenced by the other files."""
 RECORDS: tuple[Any, ...] = (
     ReleasePolicy,
     Route,
@@ -55,7 +55,7 @@ def generated() -> dict[Path, str]:
 
 
 def definitions() -> dict[str, Any]:
-    """Return the JSON Schema of facts, records and the envelope, and of everything in them."""
+    """Return the JSON Schema of facts, records and the envelope, with all nested definitions."""
     envelope = Event[Fact].model_json_schema(by_alias=True)
     del envelope["properties"]["data"], envelope["$defs"]
     _, found = models_json_schema([(model, "validation") for model in (*FACTS.values(), *RECORDS)])
@@ -127,7 +127,7 @@ def _parameters() -> dict[str, Any]:
 
 
 def _channels_of(exchange: Exchange) -> dict[str, Any]:
-    """Return the channel of requests, and that of their answers, whose address each request names."""
+    """Return the channels of requests and of their answers."""
     request, answer = exchange.request.__name__, exchange.answer.__name__
     requests = {
         "address": f"{exchange.subject}.{{model}}.{{sender}}",
@@ -184,16 +184,16 @@ def _operation(action: str, fact: type[Fact]) -> dict[str, Any]:
 
 
 def permissions() -> str:
-    """Return the NATS permissions of services, provisioning and roles, to be read in reviews; the server reads others.
+    """Return the NATS permissions of services, provisioning and roles, for reviews.
 
-    What a server loads is made from the same functions for each installation, with its public keys (`slipway keys`).
+    `slipway keys` makes the server's configuration for each installation, from the same functions.
     """
     blocks = {identity.name: asdict(permissions_of(identity)) for identity in _identities()}
     return yaml.safe_dump(blocks, sort_keys=False, width=160)
 
 
 def policies() -> str:
-    """Return the S3 policies of all identities that use the store, to be read in reviews and loaded into other servers.
+    """Return the S3 policies of all identities that use the store, for reviews and other servers.
 
     `slipway keys` makes the same for each installation's identities.
     """
@@ -214,7 +214,7 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def stale() -> list[str]:
-    """Name every generated file that is missing, different or left over."""
+    """Return the generated files that are missing, different or left over."""
     files = generated()
     paths = {name: ROOT / name for name in files}
     wrong = [str(name) for name, path in paths.items() if not path.is_file() or path.read_text() != files[name]]

@@ -6,61 +6,33 @@ SlipwayError
 """
 
 import errno
-import itertools
-import json
-import math
 from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
 from contracts.codes import ADVICE, Code
+from contracts.vocabulary import canonical_json
 
 _CODES = frozenset(get_args(Code))
 
 
 REASON_CHARS = 4_000
-"""The longest reason: it may quote what came from outside, and must fit into a fact."""
+"""The longest reason: it may quote input from outside, and must fit into a fact."""
 DETAIL_CHARS = 2_000
-DETAIL_ITEMS = 100
-DETAIL_DEPTH = 4
-DETAILS_BYTES = 50_000
-"""After so many bytes of JSON, what is left of lists and objects is dropped, and those in them are replaced by what
-they are and how many they hold."""
+DETAIL_BYTES = 20_000
 
 
-def publishable(details: dict[str, Any]) -> dict[str, Any]:
-    """Return details as a fact can hold them: no lone surrogates, NaN or infinity, and of limited size.
+def publishable(value: Any) -> Any:
+    """Return a detail of an error as a fact can hold it: JSON of at most `DETAIL_BYTES`, else a text in its place.
 
-    Details may quote what came from outside. A refusal that cannot be published would be tried again for ever.
+    Details may quote input from outside, and an error that cannot be published would be retried for ever.
     """
-    left = DETAILS_BYTES
-
-    def limited(value: Any, depth: int) -> Any:
-        nonlocal left
-        left -= 8
-        if not isinstance(value, list | tuple | dict):
-            plain = _plain(value)
-            left -= len(json.dumps(plain)) if isinstance(plain, str) else 0  # one character may take twelve bytes
-            return plain
-        if depth == DETAIL_DEPTH or left <= 0:
-            return f"a {type(value).__name__} of {len(value)}"
-        if isinstance(value, dict):
-            items = itertools.islice(value.items(), DETAIL_ITEMS)
-            return {limited(str(name), depth): limited(item, depth + 1) for name, item in items if left > 0}
-        return [limited(item, depth + 1) for item in value[:DETAIL_ITEMS] if left > 0]
-
-    result: dict[str, Any] = limited(details, 0)
-    return result
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return _shorten(value, DETAIL_CHARS)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"an integer of {value.bit_length()} bits"
-    return value
+    try:
+        if len(canonical_json(value)) <= DETAIL_BYTES:
+            return value
+    except (TypeError, ValueError, RecursionError):  # a lone surrogate, NaN, an integer of 5,000 digits …
+        pass
+    return _shorten(value, DETAIL_CHARS) if isinstance(value, str) else f"{type(value).__name__}, too large to show"
 
 
 def _shorten(text: str, chars: int) -> str:
@@ -77,7 +49,7 @@ class SlipwayError(Exception):
         super().__init__(reason)
         self.code: Code = code
         self.reason: str = reason
-        self.details: dict[str, Any] = publishable(details)
+        self.details: dict[str, Any] = {name: publishable(detail) for name, detail in details.items()}
 
     def sentence(self) -> str:
         """Return the reason and the advice for its code."""
@@ -96,7 +68,7 @@ class Permanent(SlipwayError):  # noqa: N818 - names a category of errors
 
 
 def as_code(value: str) -> Code:
-    """Return an error code from outside as one of ours; `internal_error` for an unknown one."""
+    """Return an error code from outside if it is declared, else `internal_error`."""
     return cast("Code", value) if value in _CODES else "internal_error"
 
 
@@ -106,7 +78,7 @@ def problems_of(error: ValidationError) -> list[str]:
 
 
 def translate(error: BaseException) -> SlipwayError | None:
-    """Map an error of a library below to ours; None when it is unknown (tried again up to the delivery limit)."""
+    """Map an error of a library to the error tree; None if it is unknown (retried up to the delivery limit)."""
     if isinstance(error, SlipwayError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -182,9 +154,9 @@ _STORE_TRANSIENT = frozenset(
 """Answers of 4xx that are about the moment, a clock or credentials, and not about the object."""
 _S3_FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"})
 _STATUS_TRANSIENT = frozenset({401, 403, 407, 408, 409, 421, 423, 425, 429})
-"""Of the 4xx, those that may be answered otherwise later; 5xx and redirects always may.
+"""Retriable 4xx; all 5xx and redirects are retriable.
 
-A 403 with a code that is not listed is more often a clock, a policy of a proxy or credentials than the object.
+A 403 with an unlisted code usually comes from a clock, a proxy or credentials, not from the object.
 """
 
 
@@ -197,18 +169,14 @@ def _from_minio(error: BaseException) -> SlipwayError | None:
     answered = getattr(error, "reason", None)
     if isinstance(error, u.MaxRetryError) and isinstance(answered, u.ResponseError):
         hint = "its disk may be full, see its log" if " 500 " in str(answered) else "see its log"
-        reason = f"The object store answers {error.url} with errors ({answered}): {hint}."
-        return Transient("store_unavailable", reason)
+        return Transient("store_unavailable", f"The object store answers {error.url} with errors ({answered}): {hint}.")
     if isinstance(error, m.MinioException | u.HTTPError):
         return Transient("store_unavailable", f"The object store does not answer: {error!r}.")
     return None
 
 
 def is_failed_answer(error: BaseException) -> bool:
-    """Return whether the object store answered every attempt with a server error, or broke off.
-
-    A 503 is none: by it the store asks for later tries, whatever the object.
-    """
+    """Return whether the object store answered every attempt with a server error other than 503, or broke off."""
     import urllib3.exceptions as u
 
     if isinstance(error, u.MaxRetryError):
@@ -217,7 +185,7 @@ def is_failed_answer(error: BaseException) -> bool:
 
 
 def _from_s3(error: Any) -> SlipwayError:
-    """Decide by the answer's code; by its status where the code is not listed. Without either it is Transient."""
+    """Map an S3 error by its code, or by its status if the code is not listed; Transient without either."""
     what = f"The store answered {error.code} for {error.object_name or error.bucket_name}"
     code = _STORE_PERMANENT.get(error.code)
     response = error.response
@@ -248,9 +216,9 @@ _NO_SPACE = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})")
 
 
 def _from_safetensors(error: BaseException) -> SlipwayError | None:
-    """Map the failure to write weights onto a full disk, which the library reports as text only.
+    """Map a full disk while saving weights; the library reports it as text only.
 
-    An error of reading may quote a file from outside, so the text must be about writing.
+    The text must begin as an error of saving: errors of loading may quote a file from outside.
     """
     if type(error).__name__ != "SafetensorError" or not type(error).__module__.startswith("safetensors"):
         return None

@@ -1,25 +1,23 @@
-"""The tensors of every Slipway engine backend: those of Triton's own vLLM backend, and three more.
+"""The tensors of every Slipway engine backend.
 
-`prompt_token_ids` (a JSON list) replaces the text, and `return_prompt_logprobs` requests its score: `prompt_logprobs`
-is a JSON list with the log-probability, in nats, of each token of the prompt given those before it; the first is null.
-Only requests with the same `cache_salt` share cached prefixes.
+Text: a request has `text_input` or `prompt_token_ids` (a JSON list), and `sampling_parameters` (a JSON object). The
+answer is a stream of `text_output`, `finish_reason` (empty before the end), `num_input_tokens` and `num_output_tokens`
+(of this part). `return_logprobs` adds `logprobs`: a JSON list with the log-probability, in nats, of each token of the
+part. `return_prompt_logprobs` makes it one response with `prompt_logprobs`: the same of each token of the prompt, null
+for the first. Only requests with the same `cache_salt` share cached prefixes.
 
-A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s, model,
-cache_salt, stream and holder) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of
-the body, `http_record` what the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON
-object with status and headers). A part without bytes reports progress only, also before the first one with bytes.
+OpenAI API: a request has `http_request` (a JSON object with method, path, request_id, deadline_s, model, cache_salt,
+stream and holder) and `http_body`. All requests of a gRPC stream have the same `stream`; the parts of their answers
+come in frames. A frame has `http_record`, a JSON list with an object for each part, and `http_body` with the bytes of
+the part at the same position. The object has `id` (the Triton request id), `number` (the parts of that request before
+it), `record` (the engine's work since the last part), with the first part that has bytes `status` and `headers`, with
+the last part `last`, and after a failure `error`. Any request of the stream may carry a frame, and Triton may deliver
+frames of two requests in another order than they were sent in.
 
-If `stream` is set, to the same value for all requests of a gRPC stream, their parts come in frames instead. A response
-is a frame if `http_record` is a JSON list: of an object for each part, whose bytes are the element of `http_body` at
-the same position. Any request of the stream may carry a frame, and Triton may deliver two requests' frames in another
-order than they were sent in. The object has `id` (the Triton request id), `number` (the parts of that request before
-it), `record`, with the first part `status` and `headers`, with the last `last`, and after a failure `error`.
+Abort: `http_request` with `{"abort": ID}` alone aborts the request of the same model with this Triton request id,
+because a gRPC stream cannot cancel a single request. Its answer is empty.
 
-A gRPC stream cannot cancel a single request: `http_request` with `{"abort": ID}` alone aborts the request to the same
-model that has this Triton request id. Its answer is empty.
-
-Copied next to each backend's ``model.py`` when the run folder is prepared, so that both engines parse and answer
-requests with the same code. Runs inside Triton's Python stub.
+Copied beside each backend's ``model.py`` when the run folder is prepared. Runs inside Triton's Python stub.
 """
 
 import json
@@ -41,31 +39,21 @@ class Ask:
 
     text: str
     token_ids: list[int] | None
-    stream: bool
     sampling: dict[str, Any]
-    prepend_input: bool
-    want_finish_reason: bool
-    want_cumulative_logprob: bool
-    want_logprobs: bool
-    want_prompt_logprobs: bool
-    want_num_input_tokens: bool
-    want_num_output_tokens: bool
+    want_logprobs: bool = False
+    want_prompt_logprobs: bool = False
     cache_salt: str | None = None
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer: a delta when streaming, else the whole answer.
-
-    Token counts follow Triton's vLLM backend: ``num_output_tokens`` counts the tokens of this part only.
-    """
+    """A part of an answer as text; the whole answer where the prompt is scored."""
 
     text: str
     finish_reason: str | None = None
     num_input_tokens: int = 0
     num_output_tokens: int = 0
-    cumulative_logprob: float | None = None
-    logprobs: list[dict[str, Any]] | None = None
+    logprobs: list[float] | None = None
     prompt_logprobs: list[float | None] | None = None
 
 
@@ -77,11 +65,11 @@ class HttpAsk:
         method, path: as in HTTP; the path without a query.
         body: the JSON body, undecoded.
         request_id: the gateway's id of the request.
-        deadline_s: seconds that the whole answer may take.
-        model: the name that the answer has for the model; None for the engine's own.
-        cache_salt: only requests with the same salt share cached prefixes; None for all without one.
-        stream: shared by all requests of a gRPC stream, whose answers share frames; None for an answer without.
-        holder: a pseudonym of the caller, whose large bodies take turns with other callers'; empty if unknown.
+        deadline_s: time limit of the whole answer, in seconds.
+        model: model name in the answer; None for the engine's own.
+        cache_salt: only requests with the same salt share cached prefixes.
+        stream: id of the gRPC stream; answers of one stream share frames.
+        holder: pseudonym of the caller, for turns among callers; empty if unknown.
     """
 
     method: str
@@ -91,7 +79,7 @@ class HttpAsk:
     deadline_s: float
     model: str | None = None
     cache_salt: str | None = None
-    stream: str | None = None
+    stream: str = ""
     holder: str = ""
 
 
@@ -125,16 +113,11 @@ def _text(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-def _flag(request: Any, name: str, *, default: bool = False) -> bool:
-    value = _first(request, name)
-    return default if value is None else bool(value)
-
-
 def parse_http(request: Any) -> HttpAsk | Abort | None:
-    """Return the decoded request if it is one of the OpenAI API, or the abort of one, else None.
+    """Return the decoded request of the OpenAI API, or the order to abort one; None for a request as text.
 
     Raises:
-        BadRequestError: a tensor is missing or cannot be decoded; the message names it.
+        BadRequestError: `http_request` cannot be decoded.
     """
     encoded = _first(request, "http_request")
     if encoded is None:
@@ -152,55 +135,38 @@ def parse_http(request: Any) -> HttpAsk | Abort | None:
             deadline_s=float(head["deadline_s"]),
             model=str(head["model"]) if head.get("model") else None,
             cache_salt=str(head["cache_salt"]) if head.get("cache_salt") else None,
-            stream=str(head["stream"]) if head.get("stream") else None,
+            stream=str(head.get("stream") or ""),
             holder=str(head.get("holder") or ""),
         )
     except (ValueError, TypeError, KeyError) as error:
-        message = f"http_request must be a JSON object with method, path, request_id and deadline_s: {error!r}"
-        raise BadRequestError(message) from error
+        raise BadRequestError(
+            f"http_request must be a JSON object with method, path, request_id and deadline_s: {error!r}"
+        ) from error
 
 
 def parse(request: Any) -> Ask:
-    """Return the decoded request.
+    """Return the decoded request as text.
 
     Raises:
-        BadRequestError: a tensor is missing, cannot be decoded, or excludes another one; the message names it.
+        BadRequestError: a tensor is missing or cannot be decoded; the message names it.
     """
     raw = _first(request, "text_input")
     if raw is None:
-        message = "text_input is missing"
-        raise BadRequestError(message)
-    stream = _flag(request, "stream")
+        raise BadRequestError("text_input is missing")
     encoded = _first(request, "sampling_parameters")
     try:
         text = _text(raw)
         sampling = {} if encoded is None else json.loads(_text(encoded) or "{}")
     except ValueError as error:
-        message = f"text_input must be UTF-8 and sampling_parameters a JSON object: {error}"
-        raise BadRequestError(message) from error
+        raise BadRequestError(f"text_input must be UTF-8 and sampling_parameters a JSON object: {error}") from error
     if not isinstance(sampling, dict):
-        message = "sampling_parameters must be a JSON object"
-        raise BadRequestError(message)
-    exclude = _flag(request, "exclude_input_in_output", default=stream)
-    if stream and not exclude:
-        message = "exclude_input_in_output must be true (or left out) when streaming"
-        raise BadRequestError(message)
-    want_prompt_logprobs = _flag(request, "return_prompt_logprobs")
-    if stream and want_prompt_logprobs:
-        message = "return_prompt_logprobs excludes stream: leave stream out"
-        raise BadRequestError(message)
+        raise BadRequestError("sampling_parameters must be a JSON object")
     return Ask(
         text=text,
         token_ids=_token_ids(request),
-        stream=stream,
         sampling=sampling,
-        prepend_input=not exclude,
-        want_finish_reason=_flag(request, "return_finish_reason"),
-        want_cumulative_logprob=_flag(request, "return_cumulative_logprob"),
-        want_logprobs=_flag(request, "return_logprobs"),
-        want_prompt_logprobs=want_prompt_logprobs,
-        want_num_input_tokens=_flag(request, "return_num_input_tokens"),
-        want_num_output_tokens=_flag(request, "return_num_output_tokens"),
+        want_logprobs=bool(_first(request, "return_logprobs")),
+        want_prompt_logprobs=bool(_first(request, "return_prompt_logprobs")),
         cache_salt=_text(salt) if (salt := _first(request, "cache_salt")) else None,
     )
 
@@ -220,39 +186,18 @@ def _token_ids(request: Any) -> list[int] | None:
 
 
 def _strings(name: str, value: str) -> Any:
-    return _bytes(name, value.encode("utf-8"))
-
-
-def _bytes(name: str, value: bytes) -> Any:
-    return pb_utils.Tensor(name, np.asarray([value], dtype=np.object_))
+    return pb_utils.Tensor(name, np.asarray([value.encode()], dtype=np.object_))
 
 
 def render(ask: Ask, piece: Piece) -> Any:
-    """Return a part of an answer as a Triton response with the requested outputs."""
-    tensors = [_strings("text_output", piece.text)]
-    if ask.want_finish_reason:
-        tensors.append(_strings("finish_reason", str(piece.finish_reason)))
-    if ask.want_cumulative_logprob:
-        value = np.nan if piece.cumulative_logprob is None else piece.cumulative_logprob
-        tensors.append(pb_utils.Tensor("cumulative_logprob", np.asarray([value], dtype=np.float32)))
+    """Return a part of an answer as text as a Triton response."""
+    tensors = [_strings("text_output", piece.text), _strings("finish_reason", piece.finish_reason or "")]
+    counts = {"num_input_tokens": piece.num_input_tokens, "num_output_tokens": piece.num_output_tokens}
+    tensors += [pb_utils.Tensor(name, np.asarray([count], dtype=np.uint32)) for name, count in counts.items()]
     if ask.want_logprobs:
         tensors.append(_strings("logprobs", json.dumps(piece.logprobs)))
     if ask.want_prompt_logprobs:
         tensors.append(_strings("prompt_logprobs", json.dumps(piece.prompt_logprobs)))
-    for requested, name, count in (
-        (ask.want_num_input_tokens, "num_input_tokens", piece.num_input_tokens),
-        (ask.want_num_output_tokens, "num_output_tokens", piece.num_output_tokens),
-    ):
-        if requested:
-            tensors.append(pb_utils.Tensor(name, np.asarray([count], dtype=np.uint32)))
-    return pb_utils.InferenceResponse(output_tensors=tensors)
-
-
-def render_http(piece: HttpPiece) -> Any:
-    """Return a part of an answer of the OpenAI API as a Triton response."""
-    tensors = [_bytes("http_body", piece.body), _strings("http_record", json.dumps(dict(piece.record)))]
-    if piece.status is not None:
-        tensors.append(_strings("http_head", json.dumps({"status": piece.status, "headers": piece.headers})))
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 

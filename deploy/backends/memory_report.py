@@ -1,7 +1,6 @@
-"""Writes the memory use of a model's processes beside its configuration, for server-manager to read.
+"""Writes the peak memory of a model's processes beside its configuration, for server-manager.
 
-The share of each process (PSS) counts, so that pages which several models share are counted once. It is the highest
-that was seen, because a cache fills as it is used. Only memory of the processor is measured.
+Measured as proportional set size (PSS), so that shared pages are counted once; CPU memory only.
 """
 
 import contextlib
@@ -13,17 +12,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 NAME = "slipway-memory.json"
-"""Name of the file in the folder of the model's configuration."""
+"""File in the folder of the model's configuration."""
 EVERY_S = 10.0
 GROWTH_RATIO = 1.02
-"""A peak is written once it is so much higher than the one before."""
+"""Growth over the last written peak at which a new one is written."""
 
 
 def start(folder: str, every_s: float = EVERY_S) -> None:
-    """Measure this process and all below it from now on, in a thread that ends with the process.
+    """Measure this process and its descendants from now on, in a daemon thread.
 
     Args:
-        folder: the folder of the model's configuration; empty: nothing is measured.
+        folder: the folder of the model's configuration; empty for no measurement.
         every_s: seconds between two measurements.
     """
     if not folder:
@@ -41,7 +40,7 @@ def _report(folder: Path, every_s: float) -> None:
 
 
 def write(folder: Path, peak_bytes: int) -> bool:
-    """Replace the memory report in a folder; return False if it cannot be written, for example to a missing folder."""
+    """Replace the memory report in a folder; return whether it could be written."""
     partial = folder / f"{NAME}.{os.getpid()}"
     try:
         partial.write_text(json.dumps({"peak_bytes": peak_bytes}), encoding="ascii")
@@ -54,7 +53,7 @@ def write(folder: Path, peak_bytes: int) -> bool:
 
 
 def measure(pids: Iterable[int]) -> int:
-    """Return the bytes that processes take together; one that has ended takes none."""
+    """Return the total bytes of processes; 0 for an ended one."""
     return sum(map(_measure_one, pids))
 
 
@@ -67,7 +66,7 @@ def _measure_one(pid: int) -> int:
 
 
 def list_family(pid: int) -> list[int]:
-    """Return a process and every descendant of it."""
+    """Return a process and its descendants, nearest first."""
     family = [pid]
     for parent in family:  # grows
         for listing in Path(f"/proc/{parent}/task").glob("*/children"):

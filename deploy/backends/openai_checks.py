@@ -1,6 +1,6 @@
-"""Checks of OpenAI requests that every backend makes itself, so that the gateway is not the only check.
+"""Checks of OpenAI requests in every backend, in addition to the gateway's.
 
-Copied next to each backend's ``model.py`` when the run folder is prepared.
+Copied beside each backend's ``model.py`` when the run folder is prepared.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ class Rules:
     """The limits of one model's engine.
 
     Attributes:
-        paths: those that the engine has for this model.
-        context_tokens: tokens that a prompt and its answer may have together.
-        limits: what a request may cost.
+        paths: the engine's paths for this model.
+        context_tokens: limit of prompt and answer together, in tokens.
+        limits: cost limits of a request.
     """
 
     paths: Container[str]
@@ -41,9 +41,9 @@ class Rules:
 
 
 class JudgingThread:
-    """Judges large bodies, one after the other, and callers in turns.
+    """Judges large bodies one after the other, with turns among callers.
 
-    A thread cannot be cancelled: if each caller had one, those who send a large body and hang up would have many.
+    One thread for all: threads cannot be cancelled, so callers who hang up would accumulate them.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class JudgingThread:
         self._lock = threading.Lock()
 
     async def run(self, holder: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return the result of a function run in the thread, when its caller's turn comes."""
+        """Run a function in the thread at its caller's turn, and return its result."""
         future: Future[T] = Future()
         with self._lock:
             self._turns.add(holder, (future, functools.partial(work, *args, **kwargs)))
@@ -73,20 +73,18 @@ class JudgingThread:
 
 
 async def judge_apart(ask: HttpAsk, rules: Rules, thread: JudgingThread) -> Mapping[str, Any] | Refusal:
-    """Return the parsed body of a request, or why it does not reach the engine.
-
-    A large body is judged in the thread, so that answers in progress are not delayed.
-    """
+    """Return the parsed body of a request, or its refusal; large bodies are judged in the thread."""
     return judge(ask, rules) if len(ask.body) <= LARGE_BODY_BYTES else await thread.run(ask.holder, judge, ask, rules)
 
 
 def judge(ask: HttpAsk, rules: Rules) -> Mapping[str, Any] | Refusal:
-    """Return the parsed body of a request, or why it does not reach the engine."""
+    """Return the parsed body of a request, or its refusal."""
     if refusal := check_path(ask.method, ask.path):
         return refusal
     if ask.path not in rules.paths:
-        message = f"This model does not support {ask.path}: its engine offers no such task."
-        return Refusal(404, "unsupported_by_model", message)
+        return Refusal(
+            404, "unsupported_by_model", f"This model does not support {ask.path}: its engine offers no such task."
+        )
     if excess := find_excess_values(ask.body):  # a parser keeps the interpreter's lock for the whole text
         return Refusal(400, "invalid_json", excess)
     try:
@@ -106,7 +104,7 @@ def refuse(refusal: Refusal) -> HttpPiece:
 
 
 def late_body(deadline_s: float) -> bytes:
-    """Return the body of an answer that did not begin before its deadline; its status is 504."""
+    """Return the body (status 504) for an answer that did not begin before its deadline."""
     message = f"The answer was not complete within {deadline_s:g} s; ask for fewer tokens, or wait longer."
     return error_body(message, "timeout_error", None, "deadline_exceeded")
 

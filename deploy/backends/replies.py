@@ -1,8 +1,8 @@
-"""The answers to requests: a response for each of their parts, or frames that all requests of a gRPC stream share.
+"""The answers to requests: as text a response for each part, of the OpenAI API in frames.
 
-A message costs the receiver far more than the tokens in it. So the parts of all answers that appear in one turn of the
-event loop, which are those of one step of the engine, are sent as one response: see `engine_tensors`. Nothing waits for
-others to come. All calls come from the thread of that loop.
+A message costs the receiver far more than the tokens in it. So the parts of all answers on a gRPC stream in one turn of
+the event loop, or one step of the engine, are one response (`engine_tensors`). Nothing waits for later parts. All calls
+come from the thread of that loop.
 """
 
 import asyncio
@@ -11,64 +11,56 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from engine_tensors import Ask, HttpAsk, HttpPiece, Piece, render, render_frame, render_http
+from engine_tensors import Ask, HttpAsk, HttpPiece, Piece, render, render_frame
 
 FRAME_BYTES = 2**20
 """Bytes of bodies after which a frame is sent at once."""
 CARRIERS = 3
-"""Requests by which a frame is tried to be sent, before the answers in it fail."""
+"""Number of requests tried as carriers of a frame before its answers fail."""
 
 
 class Reply:
     """The response stream of one request.
 
-    Triton frees the state of a request when the final flag arrives, and crashes if it is asked afterwards whether that
-    request was cancelled. So the stream is marked as ended before the final flag is sent, and an ended stream neither
-    asks nor sends. All calls come from one thread.
+    Triton frees a request at its final flag, and crashes if asked afterwards whether it was cancelled. So a stream is
+    marked as ended before the final flag is sent, and an ended stream neither asks nor sends.
     """
 
     def __init__(self, request: Any) -> None:
-        """Take the response sender of a request."""
+        """Use the response sender of a request."""
         self._sender = request.get_response_sender()
         self._ended = False
         self.request_id: str = request.request_id()
 
     def is_cancelled(self) -> bool:
-        """Return whether the client cancelled; False for a stream that has ended, or if that cannot be asked now."""
+        """Return whether the client cancelled; False after the end, or if Triton cannot be asked."""
         try:
             return not self._ended and self._sender.is_cancelled()
         except Exception:  # noqa: BLE001 - the loop that asks for all requests must go on
             return False
 
     def send(self, ask: Ask, piece: Piece) -> None:
-        """Send a part; the one with a finish reason carries the final flag, as in Triton's vLLM backend."""
+        """Send a part of an answer as text; the one with a finish reason carries the final flag."""
         if piece.finish_reason is None and not self._ended:
             self._sender.send(render(ask, piece))
         elif piece.finish_reason is not None:
             self._end(render(ask, piece))
 
-    def send_http(self, piece: HttpPiece) -> None:
-        """Send a part of an answer of the OpenAI API; the last one carries the final flag."""
-        if piece.last:
-            self._end(render_http(piece))
-        elif not self._ended:
-            self._sender.send(render_http(piece))
-
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is sent any more."""
+        """Whether the final flag was sent."""
         return self._ended
 
     def send_frame(self, response: Any) -> None:
-        """Send parts of several answers; the stream must not have ended."""
+        """Send a frame; the stream must not have ended."""
         self._sender.send(response)
 
     def finish(self) -> None:
-        """Close a stream that ends without a last part (the request was cancelled)."""
+        """Close the stream of a cancelled request, without a last part."""
         self._end(None)
 
     def fail(self, code: str, message: str) -> None:
-        """Send an error response and close the stream. The message starts with the stable code."""
+        """Send an error response, which starts with the stable code, and close the stream."""
         error = pb_utils.TritonError(f"{code}: {message}")
         self._end(pb_utils.InferenceResponse(output_tensors=[], error=error))
 
@@ -88,8 +80,8 @@ class Frames:
         self._open: dict[str, _Frame] = {}
 
     def join(self, ask: Ask | HttpAsk, reply: Reply) -> "Reply | FramedReply":
-        """Return the reply that an answer is sent to: the request's own, or one of a stream with frames."""
-        if not isinstance(ask, HttpAsk) or ask.stream is None:
+        """Return the reply for an answer: the request's own for text, else one that shares frames."""
+        if not isinstance(ask, HttpAsk):
             return reply
         name = ask.stream
         frame = self._open.get(name)
@@ -99,7 +91,7 @@ class Frames:
 
 
 class FramedReply:
-    """As `Reply`, for a request whose stream has frames."""
+    """The answer to a request of the OpenAI API, sent in frames."""
 
     def __init__(self, reply: Reply, frame: "_Frame") -> None:
         """Join the frame, until the last part was sent."""
@@ -112,10 +104,7 @@ class FramedReply:
         frame.answers += 1
 
     def is_cancelled(self) -> bool:
-        """Return whether nothing more should be generated: the client cancelled, or a part of the answer was lost.
-
-        False for an answer that has ended.
-        """
+        """Return whether to stop generating: the client cancelled, or a part was lost; False after the end."""
         return self._lacks_part or self.reply.is_cancelled()
 
     def send_http(self, piece: HttpPiece) -> None:
@@ -126,7 +115,7 @@ class FramedReply:
         self._add(row, piece.body, last=piece.last)
 
     def finish(self) -> None:
-        """End an answer that has no last part, at once."""
+        """End an answer without a last part, at once."""
         self._end({"record": {}})
 
     def fail(self, code: str, message: str) -> None:
@@ -139,7 +128,7 @@ class FramedReply:
             self._frame.flush()
 
     def _add(self, row: dict[str, Any], body: bytes, *, last: bool) -> None:
-        """Put a part into the frame; one that cannot be encoded fails its answer and no other."""
+        """Put a part into the frame; a part that cannot be encoded fails its own answer only."""
         if self._ended:
             return
         head = {"id": self.request_id, "number": self._number}
@@ -154,7 +143,7 @@ class FramedReply:
         self._frame.add(self, encoded, body, last=last)
 
     def close(self, lost: Exception | None) -> None:
-        """End the response stream after the last part, or with an error if a part was lost."""
+        """End the response stream, with an error if a part was lost."""
         self._ended = True
         try:
             if lost is None:
@@ -167,7 +156,7 @@ class FramedReply:
 
 
 class _Frame:
-    """The parts that one gRPC stream gets with the next response."""
+    """The parts in the next response of one gRPC stream."""
 
     def __init__(self, close: Callable[[], Any]) -> None:
         self.answers = 0  # that have not ended
@@ -188,7 +177,7 @@ class _Frame:
             self.flush()
 
     def flush(self) -> None:
-        """Send the waiting parts through one of its requests, and end requests whose last part is among them."""
+        """Send the waiting parts, and end the requests with their last part among them."""
         if not self._parts:
             return
         parts, self._parts, self._bytes = self._parts, [], 0
@@ -206,7 +195,7 @@ class _Frame:
                 self._close()
 
     def _send(self, replies: Sequence[FramedReply], rows: Sequence[str], bodies: Sequence[bytes]) -> Exception | None:
-        """Send a frame by the first request that can; return the error of the last one that could not."""
+        """Send a frame through one of its requests; return the last error if none can."""
         lost: Exception | None = RuntimeError("all of its requests have ended")
         carriers = [reply.reply for reply in replies if not reply.reply.has_ended]
         for carrier in carriers[:CARRIERS]:

@@ -1,9 +1,8 @@
 """End this stub when its tritonserver is gone.
 
-A stub that is sending a response while its server is killed waits forever for a lock in shared memory, and keeps its
-engine alive. Code inside the stub may not run any more, so a small separate process watches both: when the server ends,
-the stub gets a grace period and is killed; when the stub ends, the guard ends. The kernel's parent-death signal cannot
-do this: it follows the server's *thread* that started the stub, which ends early.
+A stub that sends a response while its server is killed waits forever for a lock in shared memory, with its engine. So a
+separate process watches both: when the server ends, the stub is killed after a grace period; when the stub ends, the
+guard ends. The kernel's parent-death signal follows the server's thread that started the stub, which ends early.
 """
 
 import os
@@ -28,7 +27,7 @@ def start() -> None:
 
 
 def watch(server: int, stub: int) -> None:
-    """Wait for the end of either process; kill the stub if it outlives its server.
+    """Wait until either process ends; kill the stub if it outlives its server.
 
     Args:
         server: process id of tritonserver.

@@ -1,4 +1,4 @@
-"""Run a program and kill it when it hangs, so that the container ends and is started again.
+"""Run a program, and kill it when it hangs, so that the container is restarted.
 
     python -m deploy.docker.keep [--start-s 180] [--url http://127.0.0.1:8080/healthz] [--crash-handler] [--children]
         [--bus-store /data] -- PROGRAM …
@@ -31,17 +31,14 @@ LIMITS = HangLimits()
 
 
 def direct_opener() -> urllib.request.OpenerDirector:
-    """Return an opener for loopback addresses: no proxies, no check of the certificate.
-
-    Nothing secret is sent, and a server's certificate need not name the loopback address.
-    """
+    """Return an opener for loopback addresses, without proxies and certificate checks; no secrets are sent."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
 
 
 class LivenessProbe(threading.Thread):
-    """Probes the program once a second, in its own thread, so that a probe without an answer delays no look."""
+    """Probes the program once a second, in its own thread."""
 
     def __init__(self, url: str, detector: HangDetector) -> None:
         super().__init__(daemon=True)
@@ -50,13 +47,13 @@ class LivenessProbe(threading.Thread):
         self._opener = direct_opener()
 
     def run(self) -> None:
-        """Probe without an end; any HTTP status is an answer."""
+        """Probe forever; any HTTP status is an answer."""
         while True:
             self.probe()
             time.sleep(1.0)
 
     def probe(self) -> None:
-        """Probe once; a broken answer does not count."""
+        """Probe once; a broken answer is no answer."""
         try:
             with self._opener.open(self._url, timeout=LIMITS.silent_s):
                 self._detector.answered()
@@ -67,7 +64,7 @@ class LivenessProbe(threading.Thread):
 
 
 class DiskWatch(threading.Thread):
-    """Asks a message bus to end when its disk was full and has space, so that its container is started again."""
+    """Ends a message bus after a full disk has space again, so that its container is restarted."""
 
     def __init__(self, url: str, store: Path, end: Callable[[], None]) -> None:
         super().__init__(daemon=True)
@@ -75,7 +72,7 @@ class DiskWatch(threading.Thread):
         self._url, self._store, self._end = f"{address.scheme}://{address.netloc}", store, end
 
     def run(self) -> None:
-        """Look until the bus is asked to end."""
+        """Check the disk until the bus must end."""
         why, restarts = None, full_disk.Restarts()
         while why is None:
             time.sleep(full_disk.LOOK_EVERY_S)

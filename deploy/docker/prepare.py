@@ -20,10 +20,10 @@ from shared.storage.object_lock import NO_LOCK
 from shared.storage.objects import AlreadyExists
 
 FORMAT_KEY = "data-format"
-"""Object of the store that holds the `DATA_FORMAT` of the Slipway that was here first."""
+"""Object of the store with the `DATA_FORMAT` of its data."""
 
 LEADER_S = JOIN_S
-"""How long the servers of a new cluster may take to choose a leader."""
+"""Time limit of the first election in a new cluster."""
 
 
 class ForeignData(Exception):  # noqa: N818 - the sentence is the point
@@ -33,11 +33,11 @@ class ForeignData(Exception):  # noqa: N818 - the sentence is the point
 async def prepare(connection: Connection) -> None:
     """Create streams, consumers, KV buckets and the store's bucket; check that the store honours create-only puts.
 
-    A bucket that is there without object lock is used as it is; one sentence says what to do.
+    An existing bucket without object lock is used, with a warning.
 
     Raises:
-        ForeignData: bus or store hold data that this Slipway cannot read; no stream was changed.
-        SlipwayError: the store does not answer, or would let commits be overwritten.
+        ForeignData: bus or store hold data of another format; no stream was changed.
+        SlipwayError: the store does not answer, or ignores create-only puts.
     """
     store = Store(connection)
     await asyncio.to_thread(store.ensure_bucket)
@@ -61,7 +61,7 @@ async def prepare(connection: Connection) -> None:
 
 
 async def _await_leader(client: Client) -> None:
-    """Return once the servers of the bus have a leader: those of a new cluster have none until they know each other."""
+    """Wait until the servers of the bus have a leader, after a new cluster has formed."""
 
     async def ask(limit_s: float) -> object:
         return await client.jetstream(timeout=limit_s).streams_info()

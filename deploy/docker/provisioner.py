@@ -1,7 +1,7 @@
 """Provision again after a restart of the bus, which loses streams in memory: `python -m deploy.docker.provisioner`.
 
-Telemetry is kept in memory: without its stream and consumers nothing is watched, and nothing is rolled back. `prepare`
-has made everything else; if that is missing, the bus has lost its volume, and nothing is made in its place.
+Without the telemetry stream and its consumers, kept in memory, nothing is monitored or rolled back. If another stream
+is missing, the bus has lost its volume, and nothing is created.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from shared.messaging.provision import provision, settings_of
 from shared.runtime.settings import Connection
 
 EVERY_S = 2.0
-"""Seconds between two looks at the bus."""
+"""Interval of checks, in seconds."""
 LOOK_S = 30.0
-"""Longest look; one that takes longer ends the connection, and a new one is made."""
+"""Time limit of a check, after which the connection is renewed."""
 STAMP = Path(tempfile.gettempdir()) / "provisioned"
-"""Its time is that of the last look that found everything; health check and readiness probe read it."""
+"""File with the time of the last successful check, for health check and readiness probe."""
 LOOKED = "looked"
-"""A file beside `STAMP`: its time is that of the last try, also of a bus that is away; the liveness probe reads it."""
+"""File beside `STAMP` with the time of the last attempt, for the liveness probe."""
 
 
 async def keep_provisioned(connection: Connection, stamp: Path = STAMP, *, every_s: float = EVERY_S) -> None:
-    """Make lost streams again, without an end; a bus that cannot be reached is asked again."""
+    """Recreate lost streams, forever; retry while the bus does not answer."""
     while True:
         await asyncio.to_thread(stamp.with_name(LOOKED).touch)
         try:
@@ -64,14 +64,14 @@ async def _look_on(js: JetStreamContext, connection: Connection, stamp: Path, ev
 
 
 async def missing_streams(js: JetStreamContext) -> set[str]:
-    """Return the streams, of records too, that should exist and do not."""
+    """Return the missing streams and buckets."""
     declared = {str(stream.name) for stream in topology.streams()}
     declared |= {f"KV_{bucket.bucket}" for bucket in topology.buckets()}
     return declared - {str(stream.config.name) for stream in await js.streams_info()}
 
 
 async def _note(error: Exception) -> None:
-    """Print why the client has lost the bus; it connects again by itself."""
+    """Print why the client has lost the bus; it reconnects by itself."""
     _print(f"the connection to the bus failed: {error!r}")
 
 

@@ -18,7 +18,7 @@ GRPC_OFFSET = 10000
 
 
 def inner_variables(keys: Path) -> dict[str, str]:
-    """Return the variables that override the paths in `security.toml`, which are another machine's."""
+    """Return the variables that override the paths of another machine in `security.toml`."""
     grpc = tomllib.loads((keys / "security.toml").read_text())["grpc"]
     moved = {"WEED_GRPC_CA": keys / Path(grpc["ca"]).name}
     for part, table in grpc.items():

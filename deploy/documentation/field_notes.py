@@ -1,4 +1,4 @@
-"""The source's notes on a class's fields: the text below each, or its entry below `Attributes:`."""
+"""Descriptions of a class's fields in the source: the text below each, or its entry below `Attributes:`."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""MkDocs' hook: pages of the repository outside docs/, links, generated tables, and no resource of another host."""
+"""Hooks of MkDocs: pages outside docs/, links, generated tables, and a check for resources of other hosts."""
 
 import re
 from collections.abc import Callable
@@ -37,13 +37,13 @@ EXTERNAL = re.compile(
     r"""|url\(["']?(?:https?:)?//[^)]*\)|@import\s+["'](?:https?:)?//[^"']*["']"""
 )
 LEFT_AS_TEXT = re.compile(r"^(?:<p>)?(?:\||- \S).*$", re.MULTILINE)
-"""A table or a list that Markdown did not read as one."""
+"""A table or list that was rendered as text."""
 PATH_IN_CODE = re.compile(r"<code>((?:benchmarks|deploy|services|shared|testbed|tests)/[^<\s]+)</code>")
 COMMAND_IN_CODE = re.compile(r"<code>(?=[^<]{24})([^<]* [^<]*)</code>")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Return the files of the site with those documents that the repository keeps elsewhere."""
+    """Return the files of the site, including documents outside docs/."""
     for source, page in links.extra_pages(ROOT).items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
     return files
@@ -62,7 +62,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - MkDocs'
-    """Return a page in which paths may break behind a slash, and commands at a space, so that no column is too wide."""
+    """Return a page with line breaks allowed in paths and commands, so that no column is too wide."""
     html = COMMAND_IN_CODE.sub(r'<code class="path">\1</code>', html)
     return PATH_IN_CODE.sub(lambda match: f'<code class="path">{match[1].replace("/", "/<wbr>")}</code>', html)
 
@@ -80,11 +80,7 @@ def readme_section(heading: str) -> str:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Refuse a site that would load anything from another host, or shows a table or a list as text.
-
-    Raises:
-        PluginError: a page or a style sheet does.
-    """
+    """Raise PluginError if the site loads a resource from another host, or shows a table or list as text."""
     site = Path(config.site_dir)
     for path in sorted((*site.rglob("*.html"), *site.rglob("*.css"))):
         for resource in external_resources(path.read_text()):
@@ -95,5 +91,5 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 
 def external_resources(text: str) -> list[str]:
-    """Return the resources that a page or style sheet loads from another host; links do not count."""
+    """Return the resources, not links, of other hosts in a page or style sheet."""
     return EXTERNAL.findall(text)

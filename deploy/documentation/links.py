@@ -1,7 +1,6 @@
-"""Links of documents, which lead to files of the repository, as links of the site.
+"""Rewrites links between files of the repository into links of the site.
 
-Each document keeps its links as they are right in the repository. The site holds some documents that are not below
-docs/ (`EXTRA_PAGES`); links to files that it does not hold become the name of the file.
+The site also has documents outside docs/ (`extra_pages`); links to other files become the file's name.
 """
 
 import posixpath
@@ -19,7 +18,7 @@ README = "README.md"
 
 
 def extra_pages(root: Path) -> dict[str, str]:
-    """Return the documents outside docs/ that the site holds: their path in the repository, and that in the site."""
+    """Return the site's documents outside docs/: path in the site by path in the repository."""
     pages = {f"{name}.md": f"project/{name.lower()}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")}
     services = sorted(path.parent.name for path in (root / "services").glob("*/README.md"))
     pages |= {f"services/{name}/README.md": f"services/{name.replace('_', '-')}.md" for name in services}
@@ -62,6 +61,6 @@ def rewrite_links(text: str, source: str, page: str, root: Path, extra: Mapping[
 
 
 def _name(text: str, path: str) -> str:
-    """Return the replacement of a link to a file that the site does not hold."""
+    """Return the replacement of a link to a file outside of the site."""
     plain = text.strip("`")
     return f"`{plain}`" if plain in (path, posixpath.basename(path)) else f"{text} (`{path}`)"

@@ -1,4 +1,4 @@
-"""Markdown as GitHub reads it, written so that Python-Markdown reads it the same way; and tables."""
+"""GitHub's Markdown, adapted for Python-Markdown; and tables."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,10 +10,7 @@ _RULE = re.compile(r"^\|[\s:|-]+\|\s*$")
 
 
 def separate_blocks(text: str) -> str:
-    """Return the text with an empty line before each list, table and fence that follows a paragraph directly.
-
-    GitHub begins a block there; Python-Markdown would take it for a part of the paragraph.
-    """
+    """Return the text with an empty line before each list, table and fence that follows a paragraph directly."""
     lines: list[str] = []
     closing: str | None = None
     given = text.split("\n")
@@ -36,7 +33,7 @@ def separate_blocks(text: str) -> str:
 
 
 def _begins_list(previous: str, line: str) -> bool:
-    """Return whether an item follows a line of a paragraph; a line below an item continues its list."""
+    """Return whether a line begins a list directly after a paragraph."""
     item = _ITEM.match(line)
     return item is not None and not item["indent"] and not _ITEM.match(previous) and not previous.startswith(" ")
 
@@ -46,7 +43,7 @@ def _begins_table(previous: str, line: str, following: str) -> bool:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; a cell's line breaks and vertical bars are written so that they stay in the cell."""
+    """Return a table, with line breaks and vertical bars in cells escaped."""
     lines = [_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)]
     return "\n".join(lines) + "\n"
 
@@ -65,6 +62,6 @@ def code(text: object) -> str:
 
 
 def escape(text: str) -> str:
-    """Return a text in which no character begins an element of HTML; code stays as it is."""
+    """Return a text with `<` escaped, except in code."""
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)

@@ -17,24 +17,24 @@ from shared.messaging.topology import LIMITS, file_bytes
 CHART: Final = Path("deploy/helm/slipway")
 HEADER: Final = "# Generated from contracts/ by deploy.generate; do not edit.\n"
 ADMIN_PORTS: Final = {"gateway": 8081}
-"""Ports of probes and metrics, where they are not the port of the service."""
+"""Ports of probes and metrics other than the service's port."""
 SCALED: Final[dict[str, type[f.Fact]]] = {
     "merger": f.ReleaseOpened,
     "quantiser": f.VariantRequested,
     "benchmarker": f.VariantStaged,
     "monitor": f.InferenceBatch,
 }
-"""Services that scale by the lag of a consumer, and what it consumes; `keda.lag` of the values has the thresholds."""
+"""Services that scale by the lag of a consumer, with its fact; thresholds are in `keda.lag` of the values."""
 
 
 def bus_takes() -> int:
-    """Return how many bytes a server of the chart takes for streams on disk, by the configuration of its image."""
+    """Return the size limit in bytes of streams on disk, from the configuration of the chart's server."""
     (gigabytes,) = re.findall(r"max_file_store: (\d+)GB", Path("deploy/docker/nats.conf").read_text())
     return int(gigabytes) * 1024**3
 
 
 def facts() -> dict[str, Any]:
-    """Return the facts of all services by their names, and the series that autoscaling reads."""
+    """Return the facts of all services by name, and the series for autoscaling."""
     callers = {
         peer: sorted(name for name, contract in SERVICES.items() if peer in contract.calls)
         for peer in ("triton", "agent", "gateway")

@@ -37,7 +37,7 @@ class Refused(Exception):  # noqa: N818 - the sentence is the point
 
 
 def triton_key(keys: Path) -> str:
-    """Return the key of Triton's model control; made once, and kept in the folder."""
+    """Return the key of Triton's model control, created if missing."""
     file = keys / "triton" / "admin-key"
     if not file.is_file():
         make_folder(file.parent)
@@ -46,7 +46,7 @@ def triton_key(keys: Path) -> str:
 
 
 def identity_secret(keys: Path, name: str) -> dict[str, str]:
-    """Return the files of one identity: its key of the bus, and its other files in the folder."""
+    """Return the files of one identity: its bus credential, and its other files in the folder."""
     files = {
         "credential": keys / "credentials" / f"{name}.nk",
         "store": keys / "credentials" / f"{name}.s3",
@@ -61,10 +61,10 @@ def identity_secret(keys: Path, name: str) -> dict[str, str]:
 
 
 def order_secret(keys: Path, names: list[str]) -> dict[str, str]:
-    """Return the credentials of those who may order at the console.
+    """Return the credentials for orders at the console.
 
     Raises:
-        Refused: One of them is an administrator.
+        Refused: A name is an administrator's.
     """
     people = json.loads((keys / "trust" / "identities.json").read_text())
     administrators = {each["name"] for each in people if "administrator" in each["roles"]}
@@ -85,9 +85,9 @@ def contents(
 
     Args:
         keys: The folder of `slipway keys init`.
-        users: By secret (`smoke`, `backup`): the identity that it holds.
+        users: The identity in each secret (`smoke`, `backup`).
         orders: Identities that may order at the console.
-        servers: Whether bus and store are of the chart: their secrets hold the bus's key and every key of the store.
+        servers: Whether the chart runs bus and store, so that their secrets are needed.
 
     Raises:
         FileNotFoundError: An identity has no key.

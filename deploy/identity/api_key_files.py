@@ -1,7 +1,7 @@
-"""Keys of the API that an installation has from its start: of rehearsals, and of the person of an embedded stack.
+"""Initial API keys of an installation: of rehearsals, and of the administrator of an embedded stack.
 
-`api/NAME.key` is a key, for its bearer only. `gateway/api-keys.json` has their records, with digests and nothing
-secret: the gateway reads it, so these keys count without the bus.
+`api/NAME.key` is a key. `gateway/api-keys.json` has the records with digests, so the gateway accepts these keys without
+the bus.
 """
 
 import secrets
@@ -17,7 +17,7 @@ from deploy.identity.files import make_folder, write_file, write_secret
 from shared.storage.record_format import dump_all, parse_all
 
 REHEARSALS: Final = "rollback-controller"
-"""The bearer of the key that rehearsals present: it opens staging only."""
+"""The bearer of the key for rehearsals, which is valid in staging only."""
 
 
 class ApiKeyFiles:
@@ -29,7 +29,7 @@ class ApiKeyFiles:
 
     @property
     def listing(self) -> Path:
-        """The file with the records of these keys, which the gateway reads; nothing else is in its folder."""
+        """The file with the records of these keys, for the gateway."""
         return self._folder / "gateway" / "api-keys.json"
 
     def key_file(self, name: str) -> Path:
@@ -41,13 +41,13 @@ class ApiKeyFiles:
         return parse_all(ApiKey, self.listing.read_bytes(), str(self.listing)) if self.listing.is_file() else {}
 
     def prepare(self, now: datetime) -> None:
-        """Make the key of rehearsals, if it is missing."""
+        """Create the key for rehearsals if missing."""
         make_folder(self.key_file("").parent)
         make_folder(self.listing.parent)
         self.ensure(REHEARSALS, ["staging"], now)
 
     def ensure(self, name: str, environments: Iterable[Environment], now: datetime) -> None:
-        """Create a key for a bearer without a valid one; an earlier key is no longer valid."""
+        """Create a key for a bearer without a valid one, in place of an earlier key."""
         entries = self.entries()
         if self._counts(name, entries):
             return
@@ -65,7 +65,7 @@ class ApiKeyFiles:
         write_secret(self.key_file(name), f"{format_key(record.key_id, secret)}\n".encode())
 
     def _counts(self, name: str, entries: dict[str, ApiKey]) -> bool:
-        """Return whether the key in a bearer's file is listed; it is not after a crash between the two writes."""
+        """Return whether the key in a bearer's file is listed."""
         file = self.key_file(name)
         presented = parse_key(file.read_text().strip()) if file.is_file() else None
         if presented is None or presented.key_id not in entries:

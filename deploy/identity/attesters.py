@@ -30,7 +30,7 @@ class AttesterKeys:
 
     @property
     def listing(self) -> Path:
-        """The file with the public keys, which every verifier reads; nothing else is in its folder."""
+        """The file with the public keys, for every verifier."""
         return self._folder / "trust" / "attesters.json"
 
     def private_key(self, name: str) -> Path:
@@ -38,11 +38,11 @@ class AttesterKeys:
         return self._folder / "attestation" / f"{name}.pem"
 
     def entries(self) -> tuple[AttesterKey, ...]:
-        """Return all listed keys, retired and revoked ones too, in the order in which they were made."""
+        """Return all listed keys, including retired and revoked ones, in order of creation."""
         return _KEYS.validate_json(self.listing.read_bytes()) if self.listing.is_file() else ()
 
     def prepare(self, now: datetime) -> None:
-        """Create a key for each attesting service without a valid one, also after an interrupted change."""
+        """Create a key for each attesting service without a valid one."""
         make_folder(self.private_key("").parent)
         make_folder(self.listing.parent, mode=0o755)
         for name in ATTESTERS:
@@ -56,29 +56,26 @@ class AttesterKeys:
     def retire(self, name: str, now: datetime) -> AttesterKey:
         """Retire all keys of a service but the one in its file; their earlier attestations stay accepted.
 
-        The key in the file is the newest one, except after a rotation that was interrupted.
-
         Raises:
-            ValueError: It has one key only.
+            ValueError: The service has one key only.
         """
         own = [key for key in self.entries() if key.attester == name]
         kept = self._in_use(name) or own[-1]
         retired = {key.key_id for key in own if _is_current(key)} - {kept.key_id}
         if not retired:
-            msg = (
+            raise ValueError(
                 f"{name} attests with one key only: make another with `slipway keys rotate {name} --attestation` first."
             )
-            raise ValueError(msg)
         self._store([_dated(key, retired_at=now) if key.key_id in retired else key for key in self.entries()])
         return kept
 
     def revoke(self, name: str, now: datetime) -> AttesterKey:
-        """Withdraw all keys of a service, whatever they have signed, and make it a new one."""
+        """Revoke all keys of a service with their attestations, and create a new one."""
         self._store([_dated(key, revoked_at=now) if key.attester == name else key for key in self.entries()])
         return self._add(name, now)
 
     def _in_use(self, name: str) -> AttesterKey | None:
-        """Return the listed key of a service's private file; None if there is none, or it is retired or revoked."""
+        """Return the listed, current key of a service's private file, or None."""
         file = self.private_key(name)
         if not file.is_file():
             return None
@@ -110,5 +107,5 @@ def _is_current(key: AttesterKey) -> bool:
 
 
 def _dated(key: AttesterKey, **dates: Any) -> AttesterKey:
-    """Return a key with a date set, unless it has one already."""
+    """Return a key with dates set, unless set already."""
     return key.model_copy(update={name: getattr(key, name) or date for name, date in dates.items()})

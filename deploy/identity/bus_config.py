@@ -11,11 +11,11 @@ from decisions.access.teams import narrowed
 from deploy.identity.key_files import KeyFiles
 
 ANSWER_WITHIN = "2m"
-"""How long after a request its answer may be published."""
+"""Time limit of the answer to a request."""
 
 
 def authorization(identities: Iterable[Identity], teams: Iterable[Team] = ()) -> str:
-    """Return the block `authorization` with a user for each key that is accepted now."""
+    """Return the block `authorization` with a user for each accepted key."""
     owned = tuple(teams)
     users = "\n".join(
         f"    {{ nkey: {key}, permissions: {permission_map(permissions_of(identity))} }} # {identity.name}"
@@ -28,8 +28,7 @@ def authorization(identities: Iterable[Identity], teams: Iterable[Team] = ()) ->
 def tls(certificate: Path, key: Path) -> str:
     """Return the block `tls`: every client begins with TLS 1.3.
 
-    With `handshake_first: auto` the server would greet in plain text after 50 ms. A slower client loses this greeting
-    with its upgrade to TLS, and waits until its time limit: on a busy machine that happened at each start.
+    Not `handshake_first: auto`: slower clients lose the greeting that the server then sends in plain text after 50 ms.
     """
     return (
         f"tls {{\n  cert_file: {json.dumps(str(certificate))}\n  key_file: {json.dumps(str(key))}\n"
@@ -41,10 +40,10 @@ def cluster(listen: str, routes: Iterable[str], keys: KeyFiles, *, advertised: s
     """Return the block `cluster` of a server: it joins others, by TLS on both ends with the certificate of the bus.
 
     Args:
-        listen: Where the others reach it, as HOST:PORT.
-        routes: Where it reaches the others.
-        keys: The installation's keys; its certificate of the bus is for the hosts of all servers.
-        advertised: What the server says to others of its address, if not where it listens.
+        listen: HOST:PORT for the other servers.
+        routes: Addresses of the other servers.
+        keys: The installation's keys, with a certificate for all servers.
+        advertised: Advertised address, if not `listen`.
     """
     advertise = "" if advertised is None else f"  cluster_advertise: {json.dumps(advertised)}\n"
     return (

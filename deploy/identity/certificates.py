@@ -13,9 +13,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_AGE: Final = timedelta(days=3650)
 SERVER_AGE: Final = timedelta(days=397)
-"""The longest that common clients accept of a server's certificate is 398 days."""
+"""Common clients accept server certificates of up to 398 days."""
 _BEFORE: Final = timedelta(minutes=10)
-"""Certificates are valid from a little before they are made: clocks differ."""
+"""Allowance for differing clocks at the beginning of validity."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class KeyPair:
 
 
 def make_authority(now: datetime, key_pem: bytes | None = None) -> KeyPair:
-    """Make a certificate authority (ECDSA P-256) that may sign certificates of servers only, with this key if given.
+    """Return a new certificate authority (ECDSA P-256) for server certificates, with a given or a new key.
 
     Raises:
-        ValueError: The key is not one that this module makes.
+        ValueError: The key is no ECDSA key.
     """
     key = ec.generate_private_key(ec.SECP256R1()) if key_pem is None else _load(key_pem)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Slipway installation")])
@@ -48,21 +48,20 @@ def make_authority(now: datetime, key_pem: bytes | None = None) -> KeyPair:
 def make_server_certificate(
     authority: KeyPair, hosts: Iterable[str], now: datetime, *, joins_cluster: bool = False
 ) -> KeyPair:
-    """Make a certificate for a server that is reached by these names and addresses.
+    """Return a new server certificate for names and addresses.
 
     Args:
-        authority: Who signs it.
+        authority: The signer.
         hosts: The names and addresses.
-        now: When it begins to be valid.
-        joins_cluster: Whether the server may also show it to other servers of its cluster, as a client of theirs.
+        now: The beginning of validity.
+        joins_cluster: Whether it is also a client certificate, for the other servers of a cluster.
 
     Raises:
-        ValueError: No host is given, or the authority's key is not one that this module makes.
+        ValueError: No host is given, or the authority's key is no ECDSA key.
     """
     names = list(dict.fromkeys(hosts))
     if not names:
-        msg = "a server's certificate needs at least one name or address"
-        raise ValueError(msg)
+        raise ValueError("a server's certificate needs at least one name or address")
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     issuer_key = _load(authority.key)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -84,17 +83,17 @@ def make_server_certificate(
 
 
 def belong_together(pair: KeyPair) -> bool:
-    """Return whether a certificate is for the private key beside it."""
+    """Return whether certificate and private key match."""
     return x509.load_pem_x509_certificate(pair.certificate).public_key() == _load(pair.key).public_key()
 
 
 def valid_until(certificate: bytes) -> datetime:
-    """Return when a certificate (PEM) expires."""
+    """Return the expiry of a certificate (PEM)."""
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
 
 
 def hosts_of(certificate: bytes) -> tuple[str, ...]:
-    """Return the names and addresses that a server's certificate (PEM) is for."""
+    """Return the names and addresses of a server's certificate (PEM)."""
     names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
     return tuple(str(name.value) for name in names.value)
 
@@ -137,8 +136,7 @@ def _general_name(host: str) -> x509.GeneralName:
 def _load(pem: bytes) -> ec.EllipticCurvePrivateKey:
     key = serialization.load_pem_private_key(pem, password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        msg = "the private key is no ECDSA key"
-        raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not a type in the program
+        raise ValueError("the private key is no ECDSA key")  # noqa: TRY004 - the file is wrong, not a type in the program
     return key
 
 

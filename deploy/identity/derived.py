@@ -1,4 +1,4 @@
-"""Files that follow from the listing of identities and from the teams: written again whenever one of them changes."""
+"""Files derived from the listing of identities and the teams."""
 
 import json
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ MANAGER: Final = "server-manager"
 
 
 def derive(files: KeyFiles, kept: tuple[Identity, ...], teams: Iterable[Team]) -> None:
-    """Write the files that differ from the listing: teams, server configuration, lists of keys, keys of the store."""
+    """Update the derived files: teams, server configuration, lists of keys, keys of the store."""
     owned = tuple(with_members(team, kept) for team in teams)
     make_folder(files.team_list.parent, mode=0o755)
     replace_entries(files.team_list, [team.model_dump(mode="json") for team in owned])
@@ -42,7 +42,7 @@ def _link_for_console(files: KeyFiles, kept: Iterable[Identity]) -> None:
 
 
 def replace_entries(file: Path, entries: list[dict[str, Any]]) -> None:
-    """Write a JSON file, unless it has these entries."""
+    """Write a JSON file, unless it has these entries already."""
     content = json.dumps(entries, indent=1).encode() + b"\n"
     if not file.is_file() or file.read_bytes() != content:
         write_file(file, content)

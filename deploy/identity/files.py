@@ -1,4 +1,4 @@
-"""Files of a key folder: replaced at once, and owned by who owns their folder."""
+"""Files of a key folder: replaced atomically, with the owner of their folder."""
 
 import contextlib
 import fcntl
@@ -10,14 +10,14 @@ from shared.runtime.files import replacing
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Replace a file that only its owner may read."""
+    """Replace a file, readable by its owner only."""
     write_file(path, content, mode=0o600)
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace a file at once, so that a program which dies leaves the old one or the new one.
+    """Replace a file atomically.
 
-    Written by root, it belongs to the owner of its folder: containers read the keys as another user.
+    Written by root, it gets the owner of its folder, because containers read the keys as another user.
     """
     with replacing(path) as file:
         file.write(content)
@@ -26,14 +26,14 @@ def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:
-    """Make a folder, unless it exists; only its owner may read it if no other mode is given."""
+    """Create a folder if missing, by default readable by its owner only."""
     if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True, mode=mode)
         give_to_owner(path, path.parent)
 
 
 def give_to_owner(path: Path | int, folder: Path) -> None:
-    """Change the owner of a file that root made, given by its path or descriptor, to that of its folder."""
+    """Change the owner of a root's file, given by path or descriptor, to its folder's owner."""
     if os.geteuid() == 0:
         owner = folder.stat()
         os.chown(path, owner.st_uid, owner.st_gid)
@@ -41,7 +41,7 @@ def give_to_owner(path: Path | int, folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder of keys: other programs, and other threads, wait until it is released."""
+    """Hold the lock of a folder of keys, against other programs and threads."""
     lock = folder / "lock"
     handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""The paths of an installation's keys in their folder, and its current contents."""
+"""Paths and contents of an installation's folder of keys."""
 
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ class KeyFiles:
 
     @property
     def authority(self) -> Path:
-        """The file with the certificate by which clients trust servers."""
+        """The file with the authority's certificate, by which clients trust servers."""
         return self.path / "ca.pem"
 
     @property
@@ -44,17 +44,17 @@ class KeyFiles:
 
     @property
     def server_config(self) -> Path:
-        """The file with the part of the bus servers' configuration that states the permissions of each identity."""
+        """The file with each identity's permissions, for the configuration of bus servers."""
         return self.path / "bus" / "bus.conf"
 
     @property
     def managers(self) -> Path:
-        """The file with the public keys of server-manager, which the agents of engines read."""
+        """The file with the public keys of server-manager, for the agents of engines."""
         return self.path / "trust" / "managers.json"
 
     @property
     def team_list(self) -> Path:
-        """The file with models, members and quota of each team, which registry and gateways read."""
+        """The file with models, members and quota of each team, for registry and gateways."""
         return self.path / "trust" / "teams.json"
 
     @property
@@ -74,7 +74,7 @@ class KeyFiles:
 
     @property
     def api_keys(self) -> ApiKeyFiles:
-        """The keys of the API that the installation has from its start."""
+        """The initial API keys of the installation."""
         return ApiKeyFiles(self.path)
 
     @property
@@ -88,46 +88,46 @@ class KeyFiles:
 
     @property
     def console(self) -> Path:
-        """The folder with links to the credentials that the console of this machine may order with."""
+        """The folder with links to credentials for orders by the console of this machine."""
         return self.path / "console-local"  # not `console`, which compose.yaml mounts
 
     def former_credential(self, name: str) -> Path:
-        """Return the file with an identity's secret before it was replaced; it exists until the key is retired."""
+        """Return the file with an identity's former secret, which exists until the key is retired."""
         return self.path / "credentials" / f"{name}.old.nk"
 
     def next_credential(self, name: str) -> Path:
-        """Return the file with an identity's new secret, which is not accepted yet."""
+        """Return the file with an identity's next secret, not accepted yet."""
         return self.path / "credentials" / f"{name}.next.nk"
 
     @property
     def people(self) -> Path:
-        """The file with the names, roles and public keys of all identities with roles; the console reads it."""
+        """The file with names, roles and public keys of all identities with roles, for the console."""
         return self.path / "trust" / "identities.json"
 
     def hosts(self) -> tuple[str, ...]:
-        """Return the hosts that the bus's certificate is for; none before there is one."""
+        """Return the hosts of the bus's certificate; empty without one."""
         return hosts_of(self.certificate)
 
     def store_hosts(self) -> tuple[str, ...]:
-        """Return the hosts that the store's certificate is for; none before there is one."""
+        """Return the hosts of the store's certificate; empty without one."""
         return hosts_of(self.store.certificate)
 
     def teams(self) -> tuple[Team, ...]:
-        """Return the teams, in the order in which they were made."""
+        """Return the teams, in order of creation."""
         return _TEAMS.validate_json(self.team_list.read_bytes()) if self.team_list.is_file() else ()
 
     def identities(self) -> tuple[Identity, ...]:
-        """Return the identities that may connect, in the order in which they were added."""
+        """Return the identities that may connect, in order of creation."""
         return _IDENTITIES.validate_json(self.listing.read_bytes()) if self.listing.is_file() else ()
 
     def narrowed(self) -> list[Identity]:
-        """Return the identities with the models that they may act on now."""
+        """Return the identities with their current models."""
         owned = self.teams()
         return [narrowed(identity, owned) for identity in self.identities()]
 
 
 def hosts_of(certificate: Path) -> tuple[str, ...]:
-    """Return the hosts that the certificate in a file is for; none if there is no file."""
+    """Return the hosts of the certificate in a file; empty without a file."""
     from deploy.identity import certificates  # not for every command
 
     return certificates.hosts_of(certificate.read_bytes()) if certificate.is_file() else ()

@@ -43,10 +43,10 @@ OWN: Final = (*SERVICES, PROVISIONER)
 
 
 class KeyFolder(KeyFiles):
-    """An installation's keys in a folder that only its owner can read. Changes wait for each other."""
+    """An installation's keys in a private folder. Concurrent changes are serialised by a lock."""
 
     def set_team(self, name: str, models: Iterable[str], quota: TeamQuota | None = None) -> Team:
-        """Make a team, or give it other models, and another quota if one is given.
+        """Create a team, or change its models, and its quota if given.
 
         Raises:
             KeysRefused: The name is invalid, no model is named, or a model belongs to another team.
@@ -69,10 +69,10 @@ class KeyFolder(KeyFiles):
             return made
 
     def remove_team(self, name: str) -> None:
-        """Remove a team without members; its models belong to no team then.
+        """Remove a team without members.
 
         Raises:
-            KeysRefused: There is no such team, or an identity belongs to it.
+            KeysRefused: The team does not exist, or has members.
         """
         with self._alone():
             if all(team.name != name for team in self.teams()):
@@ -85,10 +85,9 @@ class KeyFolder(KeyFiles):
     def prepare(
         self, hosts: Iterable[str], now: datetime, store_hosts: Iterable[str] = (), bucket: str | None = None
     ) -> None:
-        """Create missing files: authority, certificates of bus and store, keys for each service.
+        """Create missing files: authority, certificates of bus and store, keys for each service; idempotent.
 
-        Existing files stay; a certificate that is for other hosts, or expires within 30 days, is replaced. After
-        an interruption it continues.
+        A certificate for other hosts, or with less than 30 days left, is replaced.
 
         Args:
             hosts: Names and addresses of the bus.
@@ -97,8 +96,8 @@ class KeyFolder(KeyFiles):
             bucket: The bucket of the store's policies, if it is to change.
 
         Raises:
-            KeysRefused: A new host is a wildcard that clients would not accept, or a certificate must be made, and the
-                authority's private key is not in the folder.
+            KeysRefused: Clients would not accept a wildcard, or the authority's private key is missing for a new
+                certificate.
             OSError: The folder cannot be written to.
         """
         of_bus, of_store = list(hosts), list(store_hosts)
@@ -132,8 +131,8 @@ class KeyFolder(KeyFiles):
         """Add a person or a program, with a key.
 
         Raises:
-            KeysRefused: The name is invalid, reserved or taken, no role is given, models without a publisher, or a
-                team that does not exist or does not own the models.
+            KeysRefused: The name is invalid, reserved or taken; there is no role; models without the role publisher; or
+                the team does not exist, or does not own the models.
         """
         roles, models = tuple(dict.fromkeys(roles)), tuple(dict.fromkeys(models))
         if re.fullmatch(IDENTITY_PATTERN, name) is None:
@@ -167,10 +166,10 @@ class KeyFolder(KeyFiles):
         """Add a second key to an identity; the first is accepted until `retire`.
 
         The new key is accepted before it replaces the old one in the credential's file, and the old one is kept beside
-        it: after a crash between any two steps one of the two files is a credential that works.
+        it: one of the two files works after a crash at any step.
 
         Raises:
-            KeysRefused: There is no such identity, or it has two keys already.
+            KeysRefused: The identity does not exist, or has two keys already.
         """
         with self._alone():
             before = self._known(name)
@@ -187,7 +186,7 @@ class KeyFolder(KeyFiles):
         """Accept an identity's newest key only.
 
         Raises:
-            KeysRefused: There is no such identity, or it has one key only.
+            KeysRefused: The identity does not exist, or has one key only.
         """
         with self._alone():
             before = self._known(name)
@@ -203,7 +202,7 @@ class KeyFolder(KeyFiles):
         """Withdraw all keys of a person or a program.
 
         Raises:
-            KeysRefused: There is no such identity, or it is a part of Slipway.
+            KeysRefused: The identity does not exist, or is a part of Slipway.
         """
         if name in OWN:
             raise KeysRefused(f"{name} is a part of Slipway and needs a key: use `slipway keys rotate {name}`.")
@@ -214,7 +213,7 @@ class KeyFolder(KeyFiles):
             self._store([identity for identity in self.identities() if identity.name != name])
 
     def change_attester(self, name: str, change: Callable[[AttesterKeys], AttesterKey]) -> AttesterKey:
-        """Change the keys that a service signs attestations with.
+        """Change the attestation keys of a service.
 
         Raises:
             KeysRefused: The service attests nothing, or there is nothing to retire.
@@ -228,22 +227,21 @@ class KeyFolder(KeyFiles):
                 raise KeysRefused(str(error)) from error
 
     def ensure_api_key(self, name: str, environments: Iterable[Environment], now: datetime) -> None:
-        """Make a key of the API for a person or program that has none, beside those of `slipway keys issue`."""
+        """Create an initial API key for a person or program without one."""
         with self._alone():
             self.api_keys.ensure(name, environments, now)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the folder's lock, so that concurrent changes both take effect; complete an interrupted change."""
+        """Hold the folder's lock, after completing an interrupted change."""
         with locked(self.path):
             self._resume()
             yield
 
     def _resume(self) -> None:
-        """Complete or undo a change that a crash interrupted: the listing says which keys are accepted.
+        """Complete or undo an interrupted change: the listing says which keys are accepted.
 
-        What follows from the listing is written before a change is refused: a withdrawal that was killed counts once
-        it is tried again, although the listing has nothing left to withdraw.
+        Derived files are updated before a change can be refused, so that repeating a killed withdrawal completes it.
         """
         accepted = {identity.name: identity.public_keys for identity in self.identities()}
         for name, keys in accepted.items():
@@ -259,7 +257,7 @@ class KeyFolder(KeyFiles):
             derive(self, self.identities(), self.teams())
 
     def _take_next(self, name: str) -> None:
-        """Replace an identity's credential by its next one, and keep the one before."""
+        """Replace an identity's credential by its next one, and keep the former one."""
         if self.credential(name).is_file():
             write_secret(self.former_credential(name), self.credential(name).read_bytes())
         self.next_credential(name).replace(self.credential(name))

@@ -1,4 +1,4 @@
-"""Certificates of the bus and the store, by an authority of the installation's own."""
+"""Certificates of bus and store, signed by the installation's own authority."""
 
 import re
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from deploy.identity.files import write_file, write_secret
 from deploy.identity.key_files import KeyFiles, KeysRefused
 
 _WILDCARD: Final = re.compile(r"\*(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?){2,}", re.IGNORECASE)
-"""The wildcards that OpenSSL takes, and so most clients: a whole first label, with two labels at least after it."""
+"""Wildcards accepted by OpenSSL and most clients: a whole first label, followed by at least two labels."""
 
 
 def check_hosts(hosts: Iterable[str]) -> None:
-    """Raise KeysRefused if a certificate for these hosts has a wildcard that clients would not accept."""
+    """Raise KeysRefused for a wildcard that clients would not accept."""
     for host in hosts:
         if "*" in host and _WILDCARD.fullmatch(host) is None:
             raise KeysRefused(
@@ -24,7 +24,7 @@ def check_hosts(hosts: Iterable[str]) -> None:
 
 
 def make_authority(files: KeyFiles, now: datetime) -> None:
-    """Make the certificate authority that clients trust servers by, unless there is one."""
+    """Create the certificate authority if missing."""
     from deploy.identity import certificates  # not for every command
 
     if files.authority.is_file():
@@ -45,12 +45,12 @@ def certify(
     now: datetime,
     joins_cluster: bool = False,
 ) -> None:
-    """Make a server's certificate, unless there is one for these hosts that lasts for 30 days.
+    """Create a server's certificate, unless there is one for these hosts with 30 days left.
 
-    One that `joins_cluster` also opens the other servers of a cluster to its holder.
+    With `joins_cluster` it is also a client certificate, for the other servers of a cluster.
 
     Raises:
-        KeysRefused: The authority's private key, which signs it, is not in the folder.
+        KeysRefused: The authority's private key is not in the folder.
     """
     from deploy.identity import certificates  # not for every command
 

@@ -1,7 +1,7 @@
-"""Mutual authentication of the parts of a SeaweedFS, so that its internal ports refuse all other clients.
+"""Mutual authentication of the parts of a SeaweedFS, so that its internal ports refuse other clients.
 
-`weed` has a master, a volume server, a filer and an S3 gateway, each with an HTTP and a gRPC port. gRPC asks for a
-certificate of the client (mutual TLS); requests to volume server and filer carry a token that the others sign.
+`weed` has a master, a volume server, a filer and an S3 gateway, each with an HTTP and a gRPC port. gRPC uses mutual
+TLS; HTTP requests to volume server and filer carry signed tokens.
 """
 
 import secrets
@@ -23,9 +23,9 @@ _AGE: Final = timedelta(days=3650)
 
 
 def prepare_internal(folder: Path, now: datetime) -> Path:
-    """Make the keys of a SeaweedFS's parts in a folder, unless they are there; return the folder with `security.toml`.
+    """Create missing keys of a SeaweedFS's parts in a folder, and `security.toml`; return the folder.
 
-    Its paths are absolute, so a folder that was moved gets a new file with the same keys.
+    The paths in that file are absolute, so it is written again after a move of the folder.
     """
     make_folder(folder)
     certificate, key, config = folder / "internal.pem", folder / "internal-key.pem", folder / "security.toml"
@@ -41,7 +41,7 @@ def prepare_internal(folder: Path, now: datetime) -> Path:
 
 
 def _security(certificate: Path, key: Path, before: str) -> str:
-    """Return the content of `security.toml`, with the tokens' keys of the one before."""
+    """Return the content of `security.toml`, with the tokens' keys of the earlier one."""
     kept = tomllib.loads(before)
     lines = []
     for table in _TOKENS:
@@ -56,7 +56,7 @@ def _security(certificate: Path, key: Path, before: str) -> str:
 
 
 def _certificate(now: datetime) -> tuple[bytes, bytes]:
-    """Return a certificate that is its own authority, for both ends of a connection, and its key; both as PEM."""
+    """Return a self-signed certificate for both ends of a connection, and its key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Slipway store")])
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])

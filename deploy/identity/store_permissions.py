@@ -1,4 +1,4 @@
-"""The S3 policy of each identity from the declared table, in the form that AWS, MinIO and SeaweedFS read."""
+"""The S3 policy of each identity, from the declared table of access."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -35,7 +35,7 @@ MANAGE: Final = (
 
 
 def access_of(identity: Identity) -> StoreAccess | None:
-    """Return the access of an identity to the store; None if it needs no credential."""
+    """Return the access of an identity to the store, or None."""
     if identity.name in SERVICE_ACCESS:
         return SERVICE_ACCESS[identity.name]
     if identity.name == PROVISIONER:
@@ -68,7 +68,7 @@ def _together(groups: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def policy(access: StoreAccess, bucket: str) -> dict[str, Any]:
-    """Return the S3 policy that permits exactly the access of an identity to a bucket."""
+    """Return the S3 policy for an access to a bucket."""
     whole = f"arn:aws:s3:::{bucket}"
     statements = [
         _allow(READ, _objects(whole, dict.fromkeys((*access.reads, *access.gets)))),

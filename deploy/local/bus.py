@@ -1,4 +1,4 @@
-"""The servers of a stack's message bus: one, or a cluster of three. Their names, ports and configuration, as data."""
+"""Names, ports and configuration of the message bus's servers: one, or a cluster of three."""
 
 import json
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from deploy.identity.key_files import KeyFiles
 from deploy.local.ports import LOOPBACK
 
 NATS: Final = "nats"
-"""The part that is the first server; the others are `nats-2` and `nats-3`. Each has a folder and a log of its own."""
+"""Name of the first server; the others are `nats-2` and `nats-3`."""
 SIZES: Final = (1, 3)
-"""How many servers a bus may have. Two would stand still as soon as one of them is away."""
+"""Allowed numbers of servers; two would have no majority without one of them."""
 
 
 def server_names(size: int) -> list[str]:
@@ -21,12 +21,12 @@ def server_names(size: int) -> list[str]:
 
 
 def monitor_port(name: str) -> str:
-    """Return the name of the port where a server answers probes."""
+    """Return the name of a server's monitoring port."""
     return f"{name}-monitor"
 
 
 def route_port(name: str) -> str:
-    """Return the name of the port where the other servers of its cluster reach a server."""
+    """Return the name of a server's port for its cluster."""
     return f"{name}-routes"
 
 
@@ -43,35 +43,31 @@ def servers_in(ports: Mapping[str, int]) -> list[str]:
 
 
 def has_stored(folder: Path) -> bool:
-    """Return whether any bus server of the stack in this state folder has stored data.
-
-    From then on the number of bus servers cannot change.
-    """
+    """Return whether a bus server in a state folder has data, after which their number cannot change."""
     return any((folder / name / "jetstream").exists() for name in server_names(max(SIZES)))
 
 
 def addresses(ports: Mapping[str, int]) -> list[int]:
-    """Return the ports where clients reach the servers of the stack that has these ports."""
+    """Return the client ports of a stack's bus servers."""
     return [ports[name] for name in servers_in(ports)]
 
 
 def resized(ports: Mapping[str, int], size: int) -> dict[str, int]:
-    """Return a stack's ports for a bus of this size: without the bus's ports if its size was another."""
+    """Return a stack's ports, without the bus's ports if its size changes."""
     dropped = {*port_names(max(SIZES))} if len(servers_in(ports)) != size else set()
     return {name: port for name, port in ports.items() if name not in dropped}
 
 
 def bus_url(*ports: int) -> str:
-    """Return the addresses of servers on loopback ports, as settings name them."""
+    """Return the addresses of servers on loopback ports, for settings."""
     return ",".join(f"tls://{LOOPBACK}:{port}" for port in ports)
 
 
 def server_config(folder: Path, ports: Mapping[str, int], keys: KeyFiles, name: str = NATS) -> str:
     """Return the configuration of a server.
 
-    Every acknowledged message is on disk: `sync_interval: always`. The store holds all that `messaging.topology`
-    lets streams and buckets take. Only the identities of the keys connect, by TLS; only servers with the certificate
-    of the bus join its cluster.
+    Acknowledged messages are on disk (`sync_interval: always`). The store has space for the limits of all streams and
+    buckets. Clients connect by TLS with a listed key, servers join the cluster with the bus's certificate.
     """
     included = keys.server_config.relative_to(folder)  # the server reads an absolute path as a relative one
     others = [each for each in servers_in(ports) if each != name]

@@ -1,4 +1,4 @@
-"""End the processes of a stack that still run, found by the supervisor's table and by the marks they carry."""
+"""End the remaining processes of a stack, found by the supervisor's table and by their marks."""
 
 import os
 
@@ -7,7 +7,7 @@ from deploy.local.state import Description, StateFolder
 
 
 def end_stack(folder: StateFolder, description: Description, *, grace_s: float = 0.0) -> list[int]:
-    """End every process of a stack that still runs; return the pids that could not be ended."""
+    """End every process of a stack; return the pids that could not be ended."""
     table = folder.read_table()
     recorded = [part.recorded for part in table.parts if part.recorded] if table else []
     marks = marks_of(folder, description)
@@ -16,19 +16,19 @@ def end_stack(folder: StateFolder, description: Description, *, grace_s: float =
 
 
 def is_living(folder: StateFolder, description: Description) -> bool:
-    """Return whether a process of a stack still runs, as after its supervisor was killed."""
+    """Return whether a process of a stack runs, also without its supervisor."""
     table = folder.read_table()
     recorded = [part.recorded for part in table.parts if part.recorded] if table else []
     return bool(processes.find_leftovers(marks_of(folder, description), recorded, spare=_ancestors()))
 
 
 def marks_of(folder: StateFolder, description: Description) -> processes.Marks:
-    """Return how the processes of a stack are recognised."""
+    """Return the marks of a stack's processes."""
     return processes.Marks(description.stack_id, folder.run_folder)
 
 
 def _ancestors() -> list[int]:
-    """List the processes that this one runs under: a stack must never end its own caller."""
+    """Return the ancestors of this process, which must not be ended."""
     ancestors, pid = [], os.getppid()
     while pid > 1 and (process := processes.read_process(pid)) is not None:
         ancestors.append(pid)

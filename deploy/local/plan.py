@@ -1,4 +1,4 @@
-"""The parts of the embedded stack as data: how each is started, and when it counts as ready."""
+"""The parts of the embedded stack as data: command line, environment, ports and probes."""
 
 import json
 from collections.abc import Mapping
@@ -37,30 +37,30 @@ SERVICES = (
 )
 S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 AGENT = "agent"
-"""The part that holds the key of the default runtime's Triton; that of the runtime `next` is `agent-next`."""
+"""The agent of the default runtime's first Triton; the runtime `next` has `agent-next`."""
 TRITON = "triton"
-"""The first part of the default runtime; its second one is `triton-2`, that of the runtime `next` is `triton-next`."""
+"""The default runtime's first Triton; its second one is `triton-2`, the runtime `next` has `triton-next`."""
 MOST_TRITONS = 4
-"""How many Tritons may serve the default runtime."""
+"""Maximum number of Tritons of the default runtime."""
 SINGLE = frozenset({"mirror"})
 """Services with one process in the embedded stack."""
 OWN_STATE = frozenset({"gateway", "console"})
-"""Services that keep files of one process in the state folder, and have an address of each process."""
+"""Services with files in the state folder, and an address, of each process."""
 REPLICAS = "replicas"
-"""The folder with the state folders of the further processes of `OWN_STATE`."""
+"""The folder with the state folders of further processes of `OWN_STATE`."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
 LONGEST_START_S = 600.0
 START_LIMIT_S: dict[Probe, float] = {"nats": LONGEST_START_S, "s3": LONGEST_START_S, "triton": 120.0, "service": 180.0}
-"""How long a part may take to be ready. Triton starts without models, which are loaded later."""
+"""Time limits of starts; Triton starts without models."""
 RECOVERING: frozenset[Probe] = frozenset({"nats", "s3"})
-"""Parts that read their stores at start."""
+"""Parts that recover their stores at start."""
 STOP_GRACE_S = {"gateway": 40.0}
 """Seconds. The gateway finishes the streams in flight first."""
 
 
 KEPT = ("ROLLBACK_CONTROLLER_REHEARSAL_RPS", "SERVER_MANAGER_PROBE_INTERVAL_S")
-"""Variables that depend on the machine's speed: one that `slipway up` inherits replaces the plan's default."""
+"""Inherited variables that override the plan, because they depend on the machine's speed."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class Part:
     Attributes:
         name: `nats`, `quantiser`, `quantiser-2` …
         argv: command line.
-        environment: variables on top of the inherited ones.
-        port: the port that is probed and shown.
-        probe: how readiness is probed.
+        environment: variables over the inherited ones.
+        port: the probed and displayed port.
+        probe: kind of readiness probe.
         stop_rank: parts of a lower rank are stopped first.
         stop_grace_s: time for a graceful stop.
-        works_in_children: its child processes do its work, so it does not hang while they compute.
-        http_port: where liveness is probed by HTTP, if not at `port`.
-        admin_port: where readiness is probed, if not at `port`.
+        works_in_children: whether activity of child processes counts as its own.
+        http_port: port of the liveness probe, if not `port`.
+        admin_port: port of the readiness probe, if not `port`.
     """
 
     name: str
@@ -98,12 +98,12 @@ class Part:
 
     @property
     def recovers(self) -> bool:
-        """Return whether it reads its store at start, which may take long if the store is large."""
+        """Return whether it recovers a store at start, which may take long."""
         return self.probe in RECOVERING
 
     @property
     def start_limit_s(self) -> float:
-        """Return how long it may take to become ready once its dependencies are."""
+        """Return the time limit of its start once its dependencies are ready."""
         return START_LIMIT_S[self.probe]
 
 
@@ -114,7 +114,7 @@ class Keys:
     folder: Path
 
     def bus(self, *ports: int, identity: str = PROVISIONER) -> Connection:
-        """Return the settings that reach the bus as one of its identities, at the loopback ports of its servers."""
+        """Return the settings for the bus at loopback ports, as an identity."""
         keys = KeyFolder(self.folder)
         return Connection(
             nats_url=bus_url(*ports),
@@ -124,10 +124,7 @@ class Keys:
         )
 
     def store(self, port: int, identity: str = PROVISIONER) -> Connection:
-        """Return the settings that reach the object store on a loopback port as one of its identities.
-
-        An identity that has no business there gets none of its keys.
-        """
+        """Return the settings for the store at a loopback port, as an identity; without a key if it has none."""
         keys = KeyFolder(self.folder)
         key = keys.store.credential(identity)
         return Connection(
@@ -140,10 +137,15 @@ class Keys:
 
 @dataclass(frozen=True)
 class StackConfig:
-    """The requested shape of a stack: the engine, processes of each service, runtimes besides the default one.
+    """The shape of a stack.
 
-    `default_tritons` serve the default runtime; each other runtime has one. `nats` servers are the message bus.
-    `optional` names the services that are started besides: those that are configured.
+    Attributes:
+        engine: kind of engine.
+        replicas: number of processes by service; 1 by default.
+        runtimes: names of further runtimes, with one Triton each.
+        optional: configured optional services.
+        default_tritons: number of Tritons of the default runtime.
+        nats: number of servers of the message bus.
     """
 
     engine: Engine = "slipway"
@@ -155,17 +157,17 @@ class StackConfig:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """The names of the services that are started."""
+        """The names of the started services."""
         return (*SERVICES, *(name for name in OPTIONAL if name in self.optional))
 
     @property
     def tritons(self) -> list[str]:
-        """The names of all parts that are a Triton, the default runtime's first."""
+        """The names of all Tritons, the default runtime's first."""
         return [*replica_names(TRITON, self.default_tritons), *(triton_part(name) for name in self.runtimes)]
 
     @property
     def endpoints(self) -> list[str]:
-        """The names of the Tritons of the default runtime besides the first, and of their endpoints."""
+        """The names of the default runtime's further Tritons, which are also their endpoints'."""
         return replica_names(TRITON, self.default_tritons)[1:]
 
     def count(self, service: str) -> int:
@@ -175,7 +177,7 @@ class StackConfig:
 
 @dataclass(frozen=True)
 class Programs:
-    """Paths of the programs, and of the folder that holds Slipway's packages."""
+    """Paths of the programs, and of the folder with Slipway's packages."""
 
     nats_server: Path
     weed: Path
@@ -184,17 +186,17 @@ class Programs:
 
 
 def triton_part(runtime: str) -> str:
-    """Return the name of the Triton of a runtime other than the default one, which is also that of its folder."""
+    """Return the name of a further runtime's Triton, and of its folder."""
     return f"{TRITON}-{runtime}"
 
 
 def agent_part(triton_name: str) -> str:
-    """Return the name of the agent of a Triton, which is also that of its folder."""
+    """Return the name of a Triton's agent, and of its folder."""
     return f"{AGENT}{triton_name.removeprefix(TRITON)}"
 
 
 def agent_grpc(triton_name: str) -> str:
-    """Return the name of the port at which the agent of a Triton is reached by gRPC."""
+    """Return the name of the gRPC port of a Triton's agent."""
     return f"{agent_part(triton_name)}-grpc"
 
 
@@ -209,7 +211,7 @@ def replica_names(service: str, count: int) -> list[str]:
 
 
 def port_names(config: StackConfig) -> list[str]:
-    """List everything that needs a port."""
+    """Return the names of all ports."""
     tritons = [port for part in config.tritons for port in (*triton_ports(part), agent_part(part), agent_grpc(part))]
     services = [name for service in config.services for name in replica_names(service, config.count(service))]
     gateways = [admin_port(name) for name in replica_names("gateway", config.count("gateway"))]
@@ -217,7 +219,7 @@ def port_names(config: StackConfig) -> list[str]:
 
 
 def admin_port(gateway: str) -> str:
-    """Return the name of the port where a gateway answers probes and scrapes."""
+    """Return the name of a gateway's port for probes and metrics."""
     return f"{gateway}-admin"
 
 
@@ -240,10 +242,7 @@ def nats_config_file(folder: Path, name: str = NATS) -> Path:
 
 
 def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
-    """Plan the object store, which only the identities in the folder of keys use, by TLS.
-
-    Every port is given explicitly, otherwise two stacks collide. The inner ones refuse all others: `security.toml`.
-    """
+    """Plan the object store, with every port explicit, because defaults of two stacks collide."""
     argv = weed_arguments(programs.weed, folder / "s3", KeyFolder(keys.folder).store.folder)
     for name in S3_PORTS:
         flag = name.removeprefix("s3-")
@@ -252,14 +251,14 @@ def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Ke
 
 
 def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[str, int], name: str = TRITON) -> Part:
-    """Plan a serving engine around its own command line."""
+    """Plan a Triton with a given command line."""
     return Part(name, tuple(argv), environment, ports[f"{name}-grpc"], "triton", stop_rank=1, stop_grace_s=15.0)
 
 
 def plan_agent(
     folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys, triton_name: str, *, admin_key: str
 ) -> Part:
-    """Plan the agent of a Triton, the only part with the key of its model control."""
+    """Plan the agent of a Triton, the only other part with the key of its model control."""
     name = agent_part(triton_name)
     environment = {
         "TRITON_AGENT_TRITON_GRPC": f"{LOOPBACK}:{ports[f'{triton_name}-grpc']}",
@@ -277,7 +276,7 @@ def plan_agent(
 
 
 def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys, identity: str) -> dict[str, str]:
-    """Return the environment variables that point a program to the bus, as an identity, and to the store of a stack."""
+    """Return the environment variables for bus and store of a stack, as an identity."""
     servers, store = keys.bus(*bus.addresses(ports), identity=identity), keys.store(ports["s3"], identity)
     key = {"SLIPWAY_S3_CREDENTIALS": str(store.s3_credentials)} if store.s3_credentials is not None else {}
     return {
@@ -296,12 +295,12 @@ def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys, ide
 
 
 def attester_keys(folder: Path) -> AttesterKeys:
-    """Return the keys that the services of the stack in a state folder sign attestations with."""
+    """Return the attestation keys of the stack in a state folder."""
     return AttesterKeys(keys_folder(folder))
 
 
 def api_keys(folder: Path) -> ApiKeyFiles:
-    """Return the keys of the API that the stack in a state folder has from its start."""
+    """Return the initial API keys of the stack in a state folder."""
     return ApiKeyFiles(keys_folder(folder))
 
 
@@ -313,7 +312,7 @@ def attestation_variables(folder: Path, service: str) -> dict[str, str]:
 
 
 def nats_variables(ports: Mapping[str, int], keys: Keys, identity: str) -> dict[str, str]:
-    """Return the environment variables that the `nats` command line reads, for an identity on the bus of a stack."""
+    """Return the environment variables of the `nats` command line, for an identity."""
     servers = keys.bus(*bus.addresses(ports), identity=identity)
     return {
         "NATS_URL": servers.nats_url,
@@ -378,7 +377,7 @@ def console_url(ports: Mapping[str, int], name: str = "console") -> str:
 
 
 def console_variables(ports: Mapping[str, int], keys: Keys, name: str = "console") -> dict[str, str]:
-    """Return the variables with a console's address, the people, and credentials, none of them of administrators."""
+    """Return the variables with a console's address, the people, and credentials of non-administrators."""
     return {
         "CONSOLE_URL": console_url(ports, name),
         "CONSOLE_IDENTITIES": str(KeyFolder(keys.folder).people),
@@ -388,7 +387,7 @@ def console_variables(ports: Mapping[str, int], keys: Keys, name: str = "console
 
 
 def server_manager_variables(folder: Path, config: StackConfig, ports: Mapping[str, int]) -> dict[str, str]:
-    """Return the variables that point the server-manager to each Triton and its model repository."""
+    """Return the server-manager's variables: each Triton, its model repository, the engine."""
     # An idle vLLM on a CPU spins for a second after every request, so probes at the usual pace would cost two cores a
     # quarter of one for each loaded target.
     return {
@@ -406,7 +405,7 @@ def server_manager_variables(folder: Path, config: StackConfig, ports: Mapping[s
 
 
 def _endpoint(folder: Path, ports: Mapping[str, int], part: str) -> dict[str, str]:
-    """Return how the server-manager reaches a Triton other than the first, as a `RuntimeEndpoint`."""
+    """Return the server-manager's `RuntimeEndpoint` of a further Triton."""
     return {
         "triton_grpc": f"{LOOPBACK}:{ports[f'{part}-grpc']}",
         "agent_grpc": f"{LOOPBACK}:{ports[agent_grpc(part)]}",
@@ -416,6 +415,6 @@ def _endpoint(folder: Path, ports: Mapping[str, int], part: str) -> dict[str, st
 
 
 def environment_of(part: Part, stack_id: str, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return all variables of a part, with the marks that identify its stack and its name."""
+    """Return all variables of a part, with the marks of its stack and name."""
     kept = {name: inherited[name] for name in KEPT if name in inherited}
     return {**inherited, **part.environment, **kept, STACK_VARIABLE: stack_id, PART_VARIABLE: part.name}

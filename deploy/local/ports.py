@@ -1,4 +1,4 @@
-"""Choose loopback ports below the kernel's ephemeral range, and keep them from run to run."""
+"""Loopback ports below the kernel's ephemeral range, the same in every run."""
 
 import atexit
 import errno
@@ -9,17 +9,16 @@ from collections.abc import Iterable, Mapping
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, LAST_PORT = 10_000, 21_999
 FIRST_CHOICE = {"gateway": 8080, "console": 8082}
-"""Ports of a new stack, where they are free; the others are drawn at random."""
+"""Preferred ports of a new stack; the others are random."""
 SHADOW_OFFSET = 10_000
 """The S3 server's parts also listen on, or call, their port plus this: still below the ephemeral range."""
 _reserved: dict[int, socket.socket] = {}
 
 
 def reserve(port: int) -> bool:
-    """Reserve a port for this process until it ends or releases the port; return False if another process has it.
+    """Reserve a port for this process until its end or `release`; return False if another process has it.
 
-    So two stacks that start at the same time choose different ports, though nothing listens there yet. The kernel
-    releases what a killed process has reserved.
+    So stacks that start at the same time choose different ports. The kernel releases a killed process's reservations.
     """
     if port in _reserved:
         return True
@@ -34,7 +33,7 @@ def reserve(port: int) -> bool:
 
 
 def release(port: int) -> None:
-    """Let others have a port."""
+    """Release a reserved port."""
     if (name := _reserved.pop(port, None)) is not None:
         name.close()
 
@@ -46,7 +45,7 @@ def _release_all() -> None:
 
 
 def is_free(port: int) -> bool:
-    """Return whether a port and its shadow can be listened on now."""
+    """Return whether a port and its shadow are free."""
     return all(_can_bind(candidate) for candidate in (port, port + SHADOW_OFFSET))
 
 
@@ -61,7 +60,7 @@ def _can_bind(port: int) -> bool:
 
 
 def choose_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
-    """Return a port for each name: its earlier one while that is free, else a new one.
+    """Return a port for each name: its earlier one if free, else a new one.
 
     Raises:
         RuntimeError: no free port was found.
@@ -77,7 +76,7 @@ def choose_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int
 
 
 def keep_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
-    """Return a port for each name, and those of names that are not needed now: routes may still name them.
+    """Return a port for each name, and all kept ones, which routes may still name.
 
     Raises:
         RuntimeError: no free port was found.
@@ -86,7 +85,7 @@ def keep_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
 
 
 def _take(port: int) -> bool:
-    """Reserve a port that nothing listens on; return whether it is this process's now."""
+    """Reserve a free port; return whether that succeeded."""
     if not reserve(port):
         return False
     if is_free(port):

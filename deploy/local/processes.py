@@ -1,8 +1,7 @@
 """Find and end the processes of a stack, and no others.
 
-Three marks survive different accidents: the environment (lost when a program writes its title over it), the session
-(each part leads its own) together with the working folder, and the parent (the supervisor adopts its orphans).
-A process belongs to the stack when at least one mark says so.
+A process belongs to the stack by any of three marks: its environment (unless overwritten by a process title), its
+session (each part leads its own) with the working folder, or its parent (the supervisor adopts orphans).
 """
 
 import contextlib
@@ -22,7 +21,7 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Process:
-    """A row of the process table. `started_ticks` distinguishes a process from a later one with the same pid."""
+    """A row of the process table; `started_ticks` distinguishes processes with the same pid."""
 
     pid: int
     parent: int
@@ -33,7 +32,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Marks:
-    """The marks that identify the processes of a stack."""
+    """The marks of a stack's processes."""
 
     stack_id: str
     run_folder: Path
@@ -41,14 +40,14 @@ class Marks:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The process that leads a part's session, as recorded when it was started."""
+    """The leader of a part's session, as recorded at its start."""
 
     pid: int
     started_ticks: int
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of its descendants' orphans, so that none is lost."""
+    """Make this process the parent of its descendants' orphans."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -63,13 +62,13 @@ def read_process(pid: int) -> Process | None:
 
 
 def list_processes() -> list[Process]:
-    """Read the whole process table."""
+    """Return the process table."""
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
     return [process for pid in pids if (process := read_process(pid)) is not None]
 
 
 def variables_of(pid: int) -> dict[str, str]:
-    """Return the environment that a process was started with; empty if it cannot be read."""
+    """Return a process's initial environment; empty if it cannot be read."""
     try:
         data = (PROC / str(pid) / "environ").read_bytes()
     except OSError:
@@ -79,7 +78,7 @@ def variables_of(pid: int) -> dict[str, str]:
 
 
 def is_running(recorded: Recorded) -> bool:
-    """Return whether a recorded process still runs, and is not another one with its pid."""
+    """Return whether a recorded process still runs."""
     process = read_process(recorded.pid)
     return process is not None and not process.zombie and process.started_ticks == recorded.started_ticks
 
@@ -92,10 +91,10 @@ def _works_in(pid: int, folder: Path) -> bool:
 
 
 def find_leftovers(marks: Marks, recorded: Iterable[Recorded], *, spare: Iterable[int] = ()) -> list[Process]:
-    """Return all living processes of a stack, descendants included, except those in `spare`.
+    """Return all living processes of a stack with their descendants, except `spare`.
 
-    A session counts only for processes that also work in the stack's folder and are no older than its leader: the
-    kernel reuses pids and session ids.
+    The kernel reuses session ids, so members of a session must also work in the stack's folder and be no older than its
+    leader.
     """
     table = {process.pid: process for process in list_processes() if not process.zombie}
     leaders = {leader.pid: leader.started_ticks for leader in recorded}
@@ -116,7 +115,7 @@ def find_leftovers(marks: Marks, recorded: Iterable[Recorded], *, spare: Iterabl
 
 
 def find_part_leftovers(marks: Marks, part: str, leader: Recorded, *, living_sessions: Iterable[int]) -> list[Process]:
-    """Return the processes that a dead part left: those of its session or mark, and orphans of no living part."""
+    """Return the processes left by a dead part: by its session or mark, and orphans without a living part."""
     living = set(living_sessions)
     leftovers = []
     for process in list_processes():
@@ -140,7 +139,7 @@ def find_part_leftovers(marks: Marks, part: str, leader: Recorded, *, living_ses
 
 
 def kill(processes: Iterable[Process], signal_number: int = signal.SIGKILL) -> None:
-    """Signal processes, except those that are gone or whose pid now belongs to another process."""
+    """Signal processes that still run."""
     for process in processes:
         now = read_process(process.pid)
         if now is not None and now.started_ticks == process.started_ticks:
@@ -149,7 +148,7 @@ def kill(processes: Iterable[Process], signal_number: int = signal.SIGKILL) -> N
 
 
 def end_all(find: Callable[[], list[Process]], *, grace_s: float) -> list[Process]:
-    """Send SIGTERM, then SIGKILL, until no process is left; return those that could not be ended."""
+    """Send SIGTERM, then SIGKILL, until no process is left; return the remaining ones."""
     kill(find(), signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while find() and time.monotonic() < deadline:
@@ -164,7 +163,7 @@ def end_all(find: Callable[[], list[Process]], *, grace_s: float) -> list[Proces
 
 
 def collect_orphans(known: Iterable[int] = ()) -> None:
-    """Reap adopted children that have ended; children in `known` are left to their owner."""
+    """Reap adopted children that have ended, except `known`."""
     with contextlib.suppress(ChildProcessError):  # there is no child
         if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return  # none has ended: the table of all processes need not be read

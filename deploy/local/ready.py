@@ -18,18 +18,18 @@ Ask = Callable[[int, Keys], Awaitable[str | None]]
 
 
 class WaitsForDependency(str):
-    """The reason why a part is not ready, where it is alive and another part is the cause."""
+    """The reason why a part is not ready, if another part is the cause."""
 
     __slots__ = ()
 
 
 async def probe_part(part: Part | PartState, keys: Keys) -> str | None:
-    """Return why a part is not ready, or None if it is; ask once, within a few seconds."""
+    """Return why a part is not ready, or None; probe once, within seconds."""
     return await probe(part.probe, part.admin_port or part.port, keys)
 
 
 async def probe(kind: Probe, port: int, keys: Keys) -> str | None:
-    """Return why the part that should listen on a port is not ready, or None if it is."""
+    """Return why the part on a port is not ready, or None."""
     try:
         async with asyncio.timeout(2 * ANSWER_S):
             return await _PROBES[kind](port, keys)
@@ -56,7 +56,7 @@ async def _probe_nats(port: int, keys: Keys) -> str | None:
 
 
 async def _probe_s3(port: int, keys: Keys) -> str | None:
-    """Return None if the store answers, with its bucket, which is made if it is not there."""
+    """Return None if the store answers; create the bucket if missing."""
     import urllib3
     from minio import Minio
 
@@ -102,7 +102,7 @@ async def _probe_service(port: int, _keys: Keys) -> str | None:
 
 
 def _names_others(text: str) -> bool:
-    """Return whether a service's answer names the dependency it waits for: each of its checks asks another part."""
+    """Return whether a service's answer names a dependency: its checks are about other parts."""
     try:
         body = json.loads(text)
     except ValueError:
@@ -111,7 +111,7 @@ def _names_others(text: str) -> bool:
 
 
 async def probe_liveness(kind: Probe, port: int, limit_s: float) -> bool:
-    """Return whether a part answers at all within a limit; its dependencies need not work for that."""
+    """Return whether a part answers within a limit, ready or not."""
     try:
         async with asyncio.timeout(limit_s):
             return await _LIFE[kind](port)

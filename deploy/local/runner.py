@@ -1,4 +1,4 @@
-"""Keep one part running: start it, wait until it is ready, restart it when it dies, stop it."""
+"""Runs one part: starts it, probes it, restarts it after its end, stops it."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ LIVENESS_EVERY_S, MOST_PROBES = 1.0, 8
 """Seconds between two liveness probes of a part, and how many may be open at once."""
 LEFTOVERS_S = 10.0
 MEMORY_LOOKS = 10
-"""The kernel counts out-of-memory kills of the whole group: its count is compared with that so many looks (5 s) ago."""
+"""Window, in looks (5 s), in which an out-of-memory kill of the control group explains an end."""
 LOG_LIMIT_BYTES = 32 * 1024 * 1024
 
 
@@ -57,17 +57,17 @@ class Runner:
         """Prepare to run a part.
 
         Args:
-            part: what to run.
-            marks: what identifies its processes.
-            keys: the credentials of the store.
-            log: the file that receives its output.
-            inherited: variables that it gets in addition to its own.
+            part: the part.
+            marks: marks of the stack's processes.
+            keys: the credentials for probes.
+            log: the file of its output.
+            inherited: variables below its own.
             print_line: prints a line under the name of a part.
-            on_change: called when its state has changed.
+            on_change: called after a change of its state.
             living_sessions: returns the sessions of all living parts.
-            dependencies_ready: returns whether all parts that it depends on are ready.
-            limits: how long it may be silent.
-            count_kills: counts the processes that the kernel has killed when memory ran out.
+            dependencies_ready: returns whether all of its dependencies are ready.
+            limits: limits of its silence.
+            count_kills: returns the number of out-of-memory kills.
         """
         self.part = part
         self.state: State = "waiting"
@@ -149,7 +149,7 @@ class Runner:
         self._become("starting")
 
     async def _ended(self) -> int:
-        """Wait for the process without a thread: its pidfd becomes readable when it ends."""
+        """Wait for the process by its pidfd, and return its exit code."""
         process = self._process
         if process is None:
             return 0
@@ -190,10 +190,7 @@ class Runner:
         self._report(f"ready on port {self.part.port}")
 
     async def _watch_liveness(self) -> None:
-        """Kill a part that hangs, so that it is started again.
-
-        Triton's crash handler prints a stack trace. With corrupt memory that may hang, and the process never ends.
-        """
+        """Kill a part that hangs, so that it is restarted; also one in a hanging crash handler (Triton)."""
         process, part = self._process, self.part
         crash_handler = part.probe == "triton"
         detector = HangDetector(self._limits, part.start_limit_s, crash_handler=crash_handler)
@@ -246,7 +243,7 @@ class Runner:
             self._on_change()
 
     async def stop(self) -> None:
-        """Send SIGTERM, and SIGKILL when the part has not ended within its grace period."""
+        """Send SIGTERM, and SIGKILL after the grace period."""
         self._stopping.set()
         process = self._process
         if process is None:
@@ -260,7 +257,7 @@ class Runner:
             self._signal(process, signal.SIGKILL)
 
     def restart(self, why: str) -> None:
-        """Ask the process to end, so that it is started again."""
+        """Send SIGTERM to the process, so that it is restarted."""
         if self._process is not None and not self._stopping.is_set():
             self._report(f"{why}; it is started again")
             self._signal(self._process, signal.SIGTERM)
@@ -276,9 +273,9 @@ class Runner:
             process.send_signal(number)
 
     async def end_leftovers(self) -> None:
-        """Kill the processes that the part's last run left, such as the engines of a killed tritonserver.
+        """Kill the processes left by the part's last run, such as the engines of a killed tritonserver.
 
-        The search is repeated until nothing is found: a process that is being killed may just have started another.
+        Repeated until none is found, because a dying process may have started another.
         """
         if self.leader is None:
             return

@@ -1,4 +1,4 @@
-"""Bus and store of a stack without its services, for as long as a piece of work takes that needs them alone."""
+"""Bus and store of a stack without its services, during a piece of work."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ Work = Callable[[], Awaitable[None]]
 
 
 class ServersOnly(Supervisor):
-    """Starts bus and store of one state folder, does a piece of work, and stops them; a signal ends it earlier."""
+    """Starts bus and store of a state folder, does a piece of work, and stops them; a signal ends it earlier."""
 
     def __init__(self, folder: StateFolder, options: Options, view: View, clock: Clock, work: Work) -> None:
         """Set the options of a stack, and the work to do while bus and store run."""

@@ -20,13 +20,13 @@ from shared.runtime.clock import Clock
 
 LOCK_TRIES = 10
 ADMIN = "admin"
-"""The user that the commands on the machine of a stack connect as."""
+"""The user of commands on a stack's machine."""
 PERSON = "local"
-"""Who signs in at the console of this machine: approves and operates, and administers nothing."""
+"""The user of the console on a stack's machine: operator and approver."""
 
 
 def shorten(path: Path) -> str:
-    """Return a path relative to the working directory where it is below that, else as it is."""
+    """Return a path relative to the working directory if it is below it."""
     absolute = path.absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
 
@@ -37,10 +37,7 @@ class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of th
 
 @dataclass(frozen=True)
 class Description:
-    """The state that a restart keeps: the stack's id, ports, addresses, engine environments, Tritons (stack.json).
-
-    `data_format` is the `DATA_FORMAT` of the Slipway that created the folder; 0 for folders without one.
-    """
+    """The persistent state of a stack (stack.json): id, ports, addresses, engine environments, Tritons, data format."""
 
     stack_id: str
     ports: Mapping[str, int]
@@ -75,7 +72,7 @@ class PartState:
 
     @property
     def recorded(self) -> Recorded | None:
-        """Return the process as it was recorded."""
+        """Return the recorded process, or None."""
         return Recorded(self.pid, self.started_ticks) if self.pid is not None else None
 
 
@@ -109,7 +106,7 @@ class StateFolder:
 
     @property
     def run_folder(self) -> Path:
-        """Return the empty working folder of every part: it identifies them and holds nothing that Python imports."""
+        """Return the empty working folder of every part, which identifies their processes."""
         return self.path / "run"
 
     def log_of(self, part: str) -> Path:
@@ -117,13 +114,13 @@ class StateFolder:
         return self.logs / f"{part}.log"
 
     def create(self) -> None:
-        """Create the folder, readable by its owner only."""
+        """Create the folder and its subfolders, readable by the owner only."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.logs.mkdir(exist_ok=True)
         self.run_folder.mkdir(exist_ok=True)
 
     def take_lock(self) -> None:
-        """Become the only supervisor of this folder for as long as this process lives.
+        """Become the only supervisor of this folder while this process lives.
 
         Raises:
             AlreadyUp: another process holds the lock.
@@ -159,7 +156,7 @@ class StateFolder:
         return False
 
     def read_description(self) -> Description | None:
-        """Return stack.json, or None if there never was a stack here."""
+        """Return stack.json, or None without a stack."""
         data = self._read("stack.json")
         return Description(**_known(Description, data)) if data is not None else None
 
@@ -168,7 +165,7 @@ class StateFolder:
         self._write("stack.json", asdict(description))
 
     def read_table(self) -> Table | None:
-        """Return parts.json, or None if there never was a stack here."""
+        """Return parts.json, or None without a stack."""
         data = self._read("parts.json")
         if data is None:
             return None
@@ -188,7 +185,7 @@ class StateFolder:
         return data
 
     def _write(self, name: str, value: Any) -> None:
-        """Replace a file atomically: a reader sees the old or the new one."""
+        """Replace a file atomically."""
         draft = self.path / f".{name}.{os.getpid()}"
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as file:
@@ -197,13 +194,13 @@ class StateFolder:
 
 
 def _known(kind: type[Any], data: dict[str, Any]) -> dict[str, Any]:
-    """Return the known fields: the file of a newer release of Slipway is refused by its format, not by its fields."""
+    """Return the known fields of a file, which a newer release may have written."""
     names = {known.name for known in fields(kind)}
     return {name: value for name, value in data.items() if name in names}
 
 
 def reload_servers(folder: StateFolder) -> bool:
-    """Let bus and store of a running stack read their configuration again; return whether there is such a stack."""
+    """Reload the configuration of bus and store; return whether one of them runs."""
     table = folder.read_table() if folder.is_held() else None
     is_running_one = False
     for part in table.parts if table is not None else ():
@@ -216,9 +213,8 @@ def reload_servers(folder: StateFolder) -> bool:
 def prepare_keys(folder: Path, clock: Clock) -> KeyFolder:
     """Create missing keys of bus and store in a state folder.
 
-    Besides the services there is the administrator `admin`, whose credential and key of the API `slipway env` and the
-    commands use, and the person `local`, an operator and approver, whom `slipway open` signs in at the console. That
-    person is made in a new folder only: one that was removed is not made again.
+    Also for the administrator `admin`, used by `slipway env` and the commands, and, in a new folder only, the operator
+    and approver `local`, whom `slipway open` signs in at the console.
     """
     keys = KeyFolder(keys_folder(folder))
     keys.prepare([LOOPBACK, "localhost"], clock.now())
@@ -232,11 +228,11 @@ def prepare_keys(folder: Path, clock: Clock) -> KeyFolder:
 
 
 def new_description() -> Description:
-    """Return a new stack's id, chosen at random."""
+    """Return the description of a new stack with a random id."""
     return Description(secrets.token_hex(8), {}, data_format=DATA_FORMAT)
 
 
 def foreign_data(description: Description, path: Path) -> str | None:
-    """Return why the data of a state folder cannot be used, or None if it can be."""
+    """Return why the data of a state folder cannot be used, or None."""
     advice = f"start a new stack with --state FOLDER, or move {path} away"
     return refuse(f"{path} holds", description.data_format, advice)

@@ -37,10 +37,10 @@ MOST_FAILED_STARTS = 5
 PROVISION_EVERY_S = 0.5
 PROVISION_TRIES = 5
 JOIN_S = 15.0
-"""How long one try waits until the servers of a cluster know each other; each of them was ready before."""
+"""Time limit, in one try, for ready servers of a cluster to join each other."""
 COLLECT_EVERY_S = 1.0
 TRITON_EXIT_S = 5
-"""Triton often waits this long for idle models. Requests were drained before; processes that stay are ended here."""
+"""Triton often waits this long for idle models; requests were drained before, and leftovers are ended."""
 
 
 class CannotStart(Exception):  # noqa: N818 - the sentence is the point
@@ -49,7 +49,7 @@ class CannotStart(Exception):  # noqa: N818 - the sentence is the point
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a stack's start; `runtimes` has the engine environment of each runtime besides the default one."""
+    """Options of a stack's start; `runtimes` has the engine environment of each further runtime."""
 
     config: StackConfig
     programs: Programs
@@ -134,7 +134,7 @@ class Supervisor:
         return description
 
     def _end_earlier_run(self, description: Description) -> None:
-        """End processes that a killed supervisor may have left; the lock proves that no supervisor runs."""
+        """End processes left by a killed supervisor; the lock proves that none runs."""
         left = end_stack(self._folder, description)
         if left:
             raise CannotStart(
@@ -160,7 +160,7 @@ class Supervisor:
         return [*parts, plan.plan_s3(path, ports, programs, description.keys(path))]
 
     def _plan_triton(self, description: Description, part: str) -> tuple[Part, Part]:
-        """Prepare a Triton; plan it and its agent, with a key that is drawn at each start and that no others get."""
+        """Prepare a Triton; plan it and its agent, with a new random key for both only."""
         engines = {plan.triton_part(name): root for name, root in self._options.runtimes.items()}
         engine = triton.find_engine(engines.get(part, self._options.engine_root))
         state, ports = self._folder.path / part, description.ports
@@ -190,14 +190,14 @@ class Supervisor:
         )
 
     def _dependencies_are_ready(self) -> bool:
-        """Return whether the bus, the store and each Triton are ready: no service is ready without them."""
+        """Return whether bus, store and all Tritons are ready, on which every service depends."""
         return all(runner.state == "ready" for runner in self._runners if runner.part.probe != "service")
 
     def _living_sessions(self) -> list[int]:
         return [runner.pid for runner in self._runners if runner.pid is not None]
 
     async def _collect_orphans(self) -> None:
-        """Reap adopted processes that ended, so that none stays a zombie."""
+        """Reap adopted processes that have ended."""
         while True:
             processes.collect_orphans(self._living_sessions())
             await asyncio.sleep(COLLECT_EVERY_S)
@@ -327,9 +327,9 @@ class Supervisor:
                 return
 
     async def _keep_provisioned(self, description: Description) -> None:
-        """Provision again whenever a server of the bus was restarted and most are ready.
+        """Provision again after restarts of bus servers, once a majority is ready.
 
-        The telemetry stream is kept in memory: one server loses it at each restart, and so do most of three at once.
+        The telemetry stream is kept in memory, and lost with a majority of the servers.
         """
         servers = self._bus_runners()
         provisioned_at = 0
@@ -398,7 +398,7 @@ class Supervisor:
 
 
 def programs_of(python: Path) -> Programs:
-    """Return the paths of the programs that the packages install beside the interpreter.
+    """Return the paths of the programs installed beside the interpreter.
 
     Raises:
         CannotStart: one of them is not installed.

@@ -18,13 +18,13 @@ import decisions.openai
 LOOPBACK = "127.0.0.1"
 BACKENDS = Path(__file__).resolve().parent.parent / "backends"
 REQUEST_RULES = Path(decisions.openai.__file__).parent
-"""The package by which the backend judges requests of the OpenAI API: the gateway's own."""
+"""The gateway's checks of the OpenAI API, also used by the backends."""
 
 RUNTIME_FILE = "runtime.json"
-"""The file of the run folder that says which environment runs the targets."""
+"""The file of the run folder with the runtime of its targets."""
 
 MARKER = "SLIPWAY_TRITON"
-"""Environment variable that every process of a tritonserver inherits; it names the run folder."""
+"""Environment variable with the run folder, inherited by every process of a tritonserver."""
 
 _ASK_INTERPRETER = (
     "import json, sys, sysconfig; print(json.dumps({"
@@ -64,7 +64,7 @@ class Ports:
 
 
 def find_engine(root: Path) -> EngineEnvironment:
-    """Return the paths of an engine environment, as its interpreter reports them.
+    """Return the paths of an engine environment, reported by its interpreter.
 
     Raises:
         FileNotFoundError: there is no interpreter, or Triton is not installed in it.
@@ -77,8 +77,7 @@ def find_engine(root: Path) -> EngineEnvironment:
     )
     engine = EngineEnvironment(root, Path(about["site_packages"]), Path(about["libdir"]), about["version"])
     if not engine.server.is_file():
-        message = f"no tritonserver in {root}: install the engine environment first"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError(f"no tritonserver in {root}: install the engine environment first")
     return engine
 
 
@@ -99,9 +98,9 @@ def build_command(
         state: run folder that holds ``models`` and ``backends``.
         ports: ports to listen on.
         admin_key: if set, loading and unloading models needs this key.
-        exit_timeout_s: how long models may take to finish on SIGTERM, seconds.
-        models: the model repository, if it is not in the run folder.
-        address: where it listens.
+        exit_timeout_s: time limit of models on SIGTERM, in seconds.
+        models: the model repository, if not in the run folder.
+        address: the address to listen on.
     """
     command = [
         str(engine.server),
@@ -128,10 +127,10 @@ def build_command(
 
 
 def build_environment(engine: EngineEnvironment, state: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables of tritonserver, based on those of the process that starts it.
+    """Return the environment variables of tritonserver, over the inherited ones.
 
-    The stub finds its interpreter through VIRTUAL_ENV and PATH, and may load another libpython if the environment's
-    own LIBDIR does not come first. Importing vLLM fails under an ASCII locale.
+    The stub finds its interpreter by VIRTUAL_ENV and PATH, and its libpython by LD_LIBRARY_PATH. vLLM cannot be
+    imported in an ASCII locale.
     """
     kept = {name: value for name, value in inherited.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
     return kept | {
@@ -163,10 +162,9 @@ def describe_runtime(engine: EngineEnvironment, backends: Path) -> dict[str, str
 
 
 def digest_environment(engine: EngineEnvironment, backends: Path) -> str:
-    """Return the digest of an engine's environment: Python, every installed file, and every file of the backends.
+    """Return the digest of an engine's environment: Python, the packages' RECORD files, and the backends' files.
 
-    Installed files count as their installer recorded them, Triton's among them: a file that was changed by hand
-    afterwards does not change the digest. Where the environment lies does not count, nor what is compiled in it.
+    Independent of its path and of compiled files; manual changes of installed files are not detected.
     """
     digest = hashlib.sha256(f"python {engine.python_version}\n".encode())
     for folder in sorted(engine.site_packages.glob("*.dist-info")):
@@ -182,7 +180,7 @@ def digest_environment(engine: EngineEnvironment, backends: Path) -> str:
 
 
 def _recorded(folder: Path) -> list[bytes]:
-    """Return the lines of a package's RECORD, path and digest of a file each, without those that differ by place."""
+    """Return the lines (path, digest) of a package's RECORD that do not depend on the environment's path."""
     try:
         lines = (folder / "RECORD").read_bytes().splitlines()
     except OSError:
@@ -209,7 +207,7 @@ def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path
 
 
 def copy_backends(target: Path, *, backends: Path = BACKENDS) -> None:
-    """Copy our backends into a folder of Triton's, each with the modules that they share."""
+    """Copy our backends into Triton's folder, each with the shared modules."""
     for source in sorted(path.parent for path in backends.glob("*/model.py")):
         folder = target / source.name
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""The variables that configure the services of the embedded stack, checked before one of them is started."""
+"""Check of the variables that configure the services of the embedded stack."""
 
 import importlib
 import inspect
@@ -14,8 +14,8 @@ def find_refused(services: Iterable[str], inherited: Mapping[str, str]) -> str |
     """Return the invalid variables of these services, with the allowed values; None if all are valid.
 
     Args:
-        services: their names; the settings of one are read only if a variable of it is set.
-        inherited: the variables of this process that services inherit; the stack itself sets the others.
+        services: names of the services; settings without any variable are not read.
+        inherited: the variables that services inherit.
     """
     refused: dict[str, str] = {}
     configured = [name for name in services if any(variable.startswith(_prefix(name)) for variable in inherited)]

@@ -1,4 +1,4 @@
-"""Print the logs of all parts merged on the terminal, each line with the coloured name of its part."""
+"""Print the merged logs of all parts, each line with the coloured name of its part."""
 
 import asyncio
 import contextlib
@@ -14,16 +14,13 @@ FOREIGN = ("nats", "s3", "triton")
 """Third-party parts, by the beginning of their name."""
 PROBLEM = re.compile(r"^[WEF]\d{4} |\[(WRN|ERR|FTL)\]|\b(panic|fatal|error)\b", re.IGNORECASE)
 NOISE = re.compile(r"pinned system memory|CudaDriverHelper|worker stream|--auth")
-"""Lines of third-party parts that are not shown. Of these parts only problems are; the log files hold all lines."""
+"""Hidden lines of third-party parts, beside all lines that are no problems."""
 BUS = "nats"
 BUS_NOISE = re.compile(
     r"connect to route|Waiting for routing|contact with a meta leader|is not current|[Hh]ealth check|blocking snapshot"
     r"|Router connection closed|store is closed|system account not setup"
 )
-"""What servers of a cluster write while they start, catch up with the others, or end: not shown of the bus.
-
-The supervisor says which one is away, and `slipway doctor` names copies that are behind.
-"""
+"""Hidden lines of the bus: messages of cluster servers that start, catch up or end."""
 SHOWN_KEYS = ("model", "release", "variant", "code", "reason", "error")
 NAME_WIDTH = 20
 POLL_S = 0.1
@@ -64,7 +61,7 @@ class View:
         self._read_up_to: dict[Path, int] = {}
 
     def print_line(self, part: str, text: str) -> None:
-        """Print a line under the name of a part; if the output is full or closed, the line is lost."""
+        """Print a line under the name of a part; ignore a full or closed output."""
         with contextlib.suppress(OSError, ValueError):
             self._print(part, text)
 

@@ -1,7 +1,4 @@
-"""The command line of SeaweedFS, the object store: the same in the embedded stack and in its container.
-
-Needs the standard library only, because the container has nothing else.
-"""
+"""The command line of SeaweedFS, in the embedded stack and in its container; standard library only."""
 
 import re
 from collections.abc import Sequence
@@ -9,14 +6,14 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 NO_OTHER_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
-"""The object store would take a key in these variables for one of an administrator."""
+"""Clears variables that SeaweedFS would read as an administrator's key."""
 
 SOCKETS = Path("/tmp")  # noqa: S108 - weed has it written in its code, whatever TMPDIR says
-"""Where it makes its sockets, by the numbers of its ports; it leaves them when it is killed."""
+"""Folder of its sockets, named by ports, which stay after a kill."""
 
 
 def remove_sockets(argv: Sequence[str]) -> None:
-    """Remove the sockets that an object store with this command line has left; it must have ended."""
+    """Remove the sockets left by an ended object store with this command line."""
     for port in re.findall(r"port(?:\.grpc)?=([1-9]\d*)", "\n".join(argv)):
         for socket in SOCKETS.glob(f"seaweedfs-*-{port}.sock"):
             socket.unlink(missing_ok=True)
@@ -28,8 +25,8 @@ def weed_arguments(weed: Path, data: Path, keys: Path, bind: str = LOOPBACK) -> 
     Args:
         weed: the program.
         data: the folder of its objects.
-        keys: the folder of its keys, which `deploy.identity.store_keys` writes.
-        bind: the address where it listens.
+        keys: the folder of its keys (`deploy.identity.store_keys`).
+        bind: the address to listen on.
     """
     return [
         str(weed),

@@ -30,20 +30,20 @@ ENTRY = re.compile(rf"^(?P<name>[\w.-]+)==(?P<version>[^\s\\;]+)(?P<marker> ; [^
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock and what it follows from; paths are relative to the repository."""
+    """A lock and its inputs; paths are relative to the repository."""
 
     source: str
     target: str
     pythons: tuple[str, ...]
-    """Versions that it is installed on; none may need another version of a package."""
+    """Versions of Python, which must agree on the version of each package."""
     overrides: str | None = None
     constraints: str | None = None
     torch: bool | None = False
-    """Whether it holds torch's packages: False leaves them out, True keeps nothing else, None keeps all."""
+    """Whether it has torch's packages: False for none of them, True for nothing else, None for all packages."""
     platform: str = "x86_64-manylinux_2_28"
 
     def inputs(self, root: Path) -> list[Path]:
-        """Return the files that decide the resolution, included ones too."""
+        """Return the files that decide the resolution, including nested ones."""
         files = [root / self.source]
         for path in files:  # grows while it is read
             files += [path.parent / name for name in re.findall(r"^-r (\S+)", path.read_text(), re.MULTILINE)]
@@ -191,7 +191,7 @@ def _compile(lock: Lock, python: str, known: str, upgrade: list[str]) -> list[Pi
 
 
 def findings(root: Path = ROOT) -> list[str]:
-    """Return which locks of a tree do not follow from their inputs, or were edited by hand; asks no index."""
+    """Return the locks that differ from their inputs, or were edited by hand; offline."""
     wrong = []
     for lock in LOCKS:
         path = root / lock.target

@@ -20,7 +20,7 @@ from services.monitor.metrics import MonitorMetrics
 from services.monitor.ports import References, Reports
 from services.monitor.settings import MonitorSettings
 from shared.errors import Permanent, translate
-from shared.messaging.bus import Bus, stored_at
+from shared.messaging.bus import Bus
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock
 from shared.runtime.sweeper import Sweeper
@@ -241,7 +241,7 @@ def build(
 
         @bus.on(InferenceBatch, environment=environment, perishable=True)
         async def measure(event: Event[InferenceBatch]) -> None:
-            await monitor.measure(event, stored_at())
+            await monitor.measure(event, bus.received.stored_at)
 
         @bus.on(DeploymentChanged, environment=environment)
         async def follow(event: Event[DeploymentChanged]) -> None:

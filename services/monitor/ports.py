@@ -9,7 +9,7 @@ from contracts.routes import Route
 from contracts.vocabulary import ArtifactRef, Environment, Target
 from services.monitor.domain.drift import DriftVerdict
 from services.monitor.domain.record import Reference
-from shared.provenance.signed_policies import SignedPolicy
+from shared.provenance.signed_versions import SignedPolicy
 from shared.storage.kv import Entry
 
 Columns = Mapping[str, Sequence[float]]

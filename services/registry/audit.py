@@ -48,7 +48,7 @@ class Alerts(Protocol):
     """Alerts about lost entries of the log: one per model."""
 
     async def publish(self, fact: type[A], entry: AuditEntry) -> None:
-        """Raise or resolve an entry's alerts; repeats are duplicates."""
+        """Raise or resolve an entry's alerts; the bus drops repeated alerts."""
 
 
 @dataclass(frozen=True)

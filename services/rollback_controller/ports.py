@@ -9,7 +9,7 @@ from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Environment
 from shared.messaging.bus import Emit
-from shared.provenance.signed_policies import SignedPolicy
+from shared.provenance.signed_versions import SignedPolicy
 from shared.storage.kv import Entry
 
 

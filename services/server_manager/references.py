@@ -19,8 +19,7 @@ from services.server_manager.domain.references import (
 )
 from shared.errors import SlipwayError, Transient
 from shared.runtime.clock import Clock
-from shared.serving.inference import is_api_server
-from shared.serving.scoring import score_prompt
+from shared.serving.inference import is_api_server, score_prompt
 from shared.storage.compare_and_set import Records, edit_record
 
 AGAIN_S: Final = 86_400.0

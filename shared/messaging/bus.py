@@ -27,7 +27,7 @@ from contracts import metrics as m
 from contracts.envelope import Event, plain
 from contracts.facts import Fact, WorkProgressed
 from contracts.identities import inbox_prefix
-from contracts.services import EVENTS, SERVICES, durable_name, filter_subject, stream_of
+from contracts.services import EVENTS, SERVICES, durable_name, filter_subject
 from contracts.vocabulary import Environment, canonical_json
 from shared.errors import SlipwayError
 from shared.messaging.credentials import identify
@@ -40,6 +40,7 @@ from shared.messaging.patience import PatientJetStream
 from shared.messaging.publishing import PUBLISH_TIMEOUT_S, Emit, envelope, publish_event
 from shared.messaging.refusals import NotPermitted, Refusals
 from shared.messaging.running import report_running
+from shared.messaging.topology import consumer
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.runtime.metrics import counter, histogram
@@ -51,15 +52,15 @@ STOP_GRACE_S = 2.0
 CLOCK_SKEW = timedelta(minutes=5)
 _PULL_S = 5.0
 _URGENT_PULL_S = 1.0
-"""How long one request for messages lasts. In a cluster it is lost with the server that leads the consumer, which
-is not reported: so what may lead to a rollback is asked for again sooner."""
+"""Duration of one pull request. In a cluster a pull is lost, unreported, with the server that leads the consumer: so
+consumers that may lead to a rollback pull again sooner."""
 
 __all__ = ["Bus", "Emit", "Outcome", "Received", "publish_event"]
 
 
 @dataclass(frozen=True)
 class Received:
-    """Where the message that is being handled is stored, and since when, by the server's clock."""
+    """Sequence in the stream, and storage time by the server's clock, of the message being handled."""
 
     sequence: int
     stored_at: datetime
@@ -118,11 +119,10 @@ class Bus:
 
     @property
     def received(self) -> Received:
-        """Where the message that is being handled is stored; raise LookupError outside of handlers."""
+        """Return sequence and storage time of the message being handled; raise LookupError outside of handlers."""
         received = _received.get()
         if received is None:
-            msg = "no message is being handled"
-            raise LookupError(msg)
+            raise LookupError("no message is being handled")
         return received
 
     # -- connection -------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Bus:
         return self.client
 
     async def check(self) -> None:
-        """Raise when a consumer that this service needs does not exist, or the bus does not answer."""
+        """Raise if a consumer of this service does not exist, or the bus does not answer."""
         if self._refusals.rejected is not None:
             raise ConnectionError(self._refusals.rejected)
         for durable, consumption in self.consumptions.items():
@@ -158,7 +158,7 @@ class Bus:
             await self.client.flush(timeout=2)
 
     async def find_missing_consumer(self) -> str | None:
-        """Return why a consumer cannot be used yet: it, or its stream, does not exist, or the bus does not answer."""
+        """Return why a consumer cannot be used yet: it does not exist, or the bus does not answer."""
         for durable, consumption in self.consumptions.items():
             try:
                 await self.js.consumer_info(consumption.stream, durable)
@@ -181,22 +181,23 @@ class Bus:
         environment: Environment = "production",
         perishable: bool = False,
     ) -> "Callable[[Handler[F]], Handler[F]]":
-        """Subscribe a handler to a fact; the facts that it returns are published, then the message is acknowledged.
+        """Subscribe a handler to a fact. Its returned facts are published, then the message is acknowledged.
 
-        `failure` returns the fact that an event and a Permanent error become; without one it is a dead letter. Of the
-        inbox the event is None if it could not be parsed. `max_workers` messages are handled at once, as those that may
-        lead to a rollback are; the next one is requested when one of them is done. A `perishable` message is dropped
-        after a minute of tries whose failure is that of one record.
+        Args:
+            fact: The type of the event's data.
+            failure: Maps an event and a Permanent error to a fact; without it the message becomes a dead letter. In the
+                inbox the event is None if it could not be parsed.
+            max_workers: Messages handled concurrently; above 1, pulls are repeated sooner.
+            environment: Production or staging.
+            perishable: Drop a message that one record has failed for a minute.
         """
         if (fact, environment) not in self._contract.reads:
-            msg = f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
-            raise ValueError(msg)
+            raise ValueError(
+                f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
+            )
         durable = durable_name(self.service, fact, environment)
         where = "staging " if environment == "staging" else ""
-        stream = stream_of(fact)
-        if stream is None:
-            msg = f"{fact.TYPE} is not stored"
-            raise ValueError(msg)
+        stream, _ = consumer(self.service, fact, environment)
         self.consumptions[durable] = Consumption(fact, stream, durable, failure, perishable)
 
         def register(handler: "Handler[F]") -> "Handler[F]":
@@ -237,7 +238,7 @@ class Bus:
             failpoint(f"{self.service}.before_ack")
 
     async def _unless_stopping(self, handling: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Return the handler's result; if the service stops first, cancel it and return its message at once."""
+        """Return the handler's result; cancel it and return its message if the service stops first."""
         if self._stopping:
             handling.close()
             raise NackMessage(delay=0)
@@ -254,7 +255,7 @@ class Bus:
             self._running.discard(task)
 
     async def stop(self) -> None:
-        """Stop consuming: handlers have 2 s to finish, then they are ended and their messages returned."""
+        """Stop consuming: after 2 s, cancel running handlers and return their messages."""
         self._stopping = True
         if self._running:
             await asyncio.wait(self._running, timeout=STOP_GRACE_S)
@@ -268,17 +269,17 @@ class Bus:
         self._handled.labels(fact.TYPE, outcome).inc()
 
     def count_unpublishable(self, fact_type: str) -> None:
-        """Count a fact that was refused permanently."""
+        """Count a permanently refused fact."""
         self._unpublishable.labels(fact_type).inc()
 
     # -- publishing -------------------------------------------------------------------------------------------------
 
     def envelope(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
-        """Return the event of a fact, as this service publishes it."""
+        """Return the event of a fact, with this service as its source."""
         return envelope(emit, cause, service=self.service, clock=self.clock, traces=self._traces)
 
     async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None) -> Event[Any]:
-        """Publish a fact and wait until the stream has it; raise Transient `bus_unavailable` when it has not."""
+        """Publish a fact and wait until the stream has it; raise Transient `bus_unavailable` otherwise."""
         event = self.envelope(emit if isinstance(emit, Emit) else Emit(emit), cause)
         if await publish_event(self.js, event):
             self._facts.note(event)
@@ -287,10 +288,9 @@ class Bus:
         return event
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:
-        """Return whether the log has a fact of this id.
+        """Return whether the log has a fact with this id.
 
-        Only facts of the same type and model are read, and only those since it was decided: the number of requests does
-        not grow with the log.
+        Reads only facts of the same type and model since the decision, so the cost does not grow with the log.
         """
         event, begin = self.envelope(emit), since - CLOCK_SKEW
         try:
@@ -310,7 +310,7 @@ class Bus:
         return True
 
     async def _first(self, subject: str, since: datetime) -> int:
-        """Return the sequence of the first message on a subject since a time; the client has no call for it."""
+        """Return the sequence of the first message on a subject since a time."""
         asked = json.dumps({"next_by_subj": subject, "start_time": since.isoformat()}).encode()
         answer = await self.js._api_request(f"$JS.API.STREAM.MSG.GET.{EVENTS}", asked)  # noqa: SLF001 - no public call
         return int(answer["message"]["seq"])
@@ -320,12 +320,6 @@ class Bus:
         event = self.envelope(Emit(progress, id=f"{cause.id}-{progress.step}-{progress.done}"), cause)
         with contextlib.suppress(NatsError, asyncio.TimeoutError):
             await self.client.publish(event.nats_subject, canonical_json(plain(event)))
-
-
-def stored_at() -> datetime | None:
-    """Return the storage time, by the bus's clock, of the message being handled; None outside a handler."""
-    received = _received.get()
-    return received.stored_at if received is not None else None
 
 
 def _has(message: RawStreamMsg, event: Event[Any]) -> bool:

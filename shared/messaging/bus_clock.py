@@ -1,4 +1,4 @@
-"""The time by the message bus's clock, wherever this machine's own clock is wrong."""
+"""The time, corrected by the message bus's clock if this machine's clock is wrong."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,14 +16,14 @@ _SLOWEST_S = 2.0
 
 
 class BusClock:
-    """This machine's clock, set right by the bus's when the two differ by more than messages take.
+    """This machine's clock, corrected by the bus's if they differ by more than the transit time of messages.
 
     Attributes:
-        offset_s: by how much this machine's clock is ahead of the bus's, as far as is known.
+        offset_s: this machine's clock minus the bus's, in seconds, at the last comparison.
     """
 
     def __init__(self, clock: Clock, js: Callable[[], JetStreamContext], bucket: str) -> None:
-        """Take this machine's clock, and a bucket of the service: the answer about it has the bus's time."""
+        """Use this machine's clock, and a bucket of the service: requests about it return the bus's time."""
         self._clock = clock
         self._js = js
         self._question = f"$JS.API.STREAM.INFO.KV_{bucket}"

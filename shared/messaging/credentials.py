@@ -1,10 +1,10 @@
-"""A program's credential on the bus, the options of NATS clients that follow from it, and patched parts of nats-py.
+"""A program's credential on the bus, its options for NATS clients, and patches of nats-py.
 
-nats-py has no parameter for these:
-- It waits for the end of a connection after each failed attempt. If the server closes it during the TLS handshake (it
-  restarts, or a proxy has no server), asyncio never reports that end, and the client would never try again.
-- A pong that comes after its limit, or headers that are no UTF-8, end its reading loop with an error that it logs
-  only. It would look connected, and receive nothing, until some pings have failed: for minutes.
+The patches work around two defects:
+- nats-py waits for a connection to close after each failed attempt. If the server closes it during the TLS handshake,
+  asyncio never reports the end, and the client never reconnects.
+- A late pong, or headers in another encoding than UTF-8, end its reading loop with a log line only. The client then
+  looks connected and receives nothing until several pings have failed, for minutes.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ _process_pong: Final = Client._process_pong  # noqa: SLF001
 
 
 class BoundedTransport(TcpTransport):
-    """A TCP or TLS connection whose `wait_closed` returns within `LIMIT_S`."""
+    """A TCP or TLS connection with `wait_closed` limited to `LIMIT_S`."""
 
     async def wait_closed(self) -> None:
-        """Wait until the connection is closed, at most so long."""
+        """Wait until the connection is closed, at most `LIMIT_S`."""
         try:
             await asyncio.wait_for(super().wait_closed(), LIMIT_S)  # type: ignore[no-untyped-call]  # of nats-py
         except TimeoutError:
@@ -45,7 +45,7 @@ class BoundedTransport(TcpTransport):
 
 
 async def read_loop(client: Client) -> None:
-    """Read until the connection ends; connect again when an error ended the reading alone."""
+    """Read until the connection ends; reconnect if only the reading loop failed."""
     await _read_loop(client)
     task = asyncio.current_task()
     if client.is_connected and task is not None and not task.cancelling():
@@ -53,24 +53,21 @@ async def read_loop(client: Client) -> None:
 
 
 async def process_pong(client: Client) -> None:
-    """Process a pong, also one whose ping has timed out."""
+    """Process a pong, also after its ping has timed out."""
     pongs = client._pongs  # noqa: SLF001
     if pongs and pongs[0].done():
         pongs[0] = asyncio.get_running_loop().create_future()
     await _process_pong(client)
 
 
-def install() -> None:
-    """Use them for every client of this process."""
-    nats.aio.client.TcpTransport = BoundedTransport  # type: ignore[attr-defined]
-    Client._read_loop = read_loop  # type: ignore[assignment,method-assign]  # noqa: SLF001
-    Client._process_pong = process_pong  # type: ignore[assignment,method-assign]  # noqa: SLF001
+# For every client of this process.
+nats.aio.client.TcpTransport = BoundedTransport  # type: ignore[attr-defined]
+Client._read_loop = read_loop  # type: ignore[assignment,method-assign]  # noqa: SLF001
+Client._process_pong = process_pong  # type: ignore[assignment,method-assign]  # noqa: SLF001
 
 
 if TYPE_CHECKING:
     from faststream.nats.security import NatsSecurity
-
-install()
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class BusIdentity:
     Attributes:
         name: The identity; None without a credential.
         seed: Its secret (nkeys); None without a credential.
-        tls: What the server is trusted by; None for a connection without TLS.
+        tls: Trust in the server's certificate; None for a connection without TLS.
     """
 
     name: str | None = None
@@ -97,7 +94,7 @@ class BusIdentity:
         return options
 
     def security(self) -> "NatsSecurity | None":
-        """Return the same for FastStream's broker; None for a connection without credentials and TLS."""
+        """Return the options of FastStream's broker; None for a connection without credentials and TLS."""
         from faststream.nats.security import NatsNKey, NatsSecurity  # not for the command line
 
         if self.seed is not None:
@@ -108,11 +105,16 @@ class BusIdentity:
 async def connect(
     connection: Connection, default_name: str = "slipway", *, client: Client | None = None, **options: Any
 ) -> Client:
-    """Connect to the bus as the identity that the settings name, with these options of `nats.connect`.
+    """Connect to the bus as the identity in the settings.
 
-    It is made by `client`, one that is not connected yet, where that is given and may reconnect.
-    With `allow_reconnect=False` each server is tried once: the client by itself gives up at the first one that accepts
-    a connection and then is silent, as a server does that stands still.
+    With `allow_reconnect=False` each server is tried once: nats-py itself gives up at the first server that accepts a
+    connection and then stays silent.
+
+    Args:
+        connection: Addresses and credential.
+        default_name: Inbox of a connection without a credential.
+        client: An unconnected client to use; only for connections that may reconnect.
+        options: Options of `nats.connect`.
 
     Raises:
         ValueError: as `identify`.
@@ -159,13 +161,12 @@ def read_seed(connection: Connection) -> str:
     """
     seed = identify(connection).seed
     if seed is None:
-        msg = "SLIPWAY_NATS_CREDENTIALS names no credential."
-        raise ValueError(msg)
+        raise ValueError("SLIPWAY_NATS_CREDENTIALS names no credential.")
     return seed
 
 
 def _missing(connection: Connection, identity: str) -> str | None:
-    """Return why a program cannot connect as an identity, and what to do; None if it can try."""
+    """Return why a program cannot connect as an identity, and what to do; None if its credential matches."""
     advice = (
         f"Name the file credentials/{identity}.nk of the folder that `slipway keys init` makes in "
         "SLIPWAY_NATS_CREDENTIALS, and its ca.pem in SLIPWAY_NATS_CA."
@@ -184,7 +185,7 @@ def _missing(connection: Connection, identity: str) -> str | None:
 
 
 def identify(connection: Connection) -> BusIdentity:
-    """Return the identity of this program, read from the files that its settings name.
+    """Return the identity of this program, read from the files in its settings.
 
     Raises:
         ValueError: A file is not readable, or holds no credential; the message names the variable.
@@ -194,8 +195,9 @@ def identify(connection: Connection) -> BusIdentity:
         try:
             tls = ssl.create_default_context(cafile=str(connection.nats_ca))
         except (OSError, ssl.SSLError) as error:
-            msg = f"SLIPWAY_NATS_CA names {connection.nats_ca}, which is no readable certificate: {error}."
-            raise ValueError(msg) from error
+            raise ValueError(
+                f"SLIPWAY_NATS_CA names {connection.nats_ca}, which is no readable certificate: {error}."
+            ) from error
         tls.minimum_version = ssl.TLSVersion.TLSv1_3
         logging.getLogger("asyncio").addFilter(_is_no_eof)
     path = connection.nats_credentials
@@ -204,11 +206,10 @@ def identify(connection: Connection) -> BusIdentity:
     try:
         credential = Credential.from_text(path.read_text())
     except (OSError, ValueError) as error:
-        msg = f"SLIPWAY_NATS_CREDENTIALS names {path}, which is no readable credential: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"SLIPWAY_NATS_CREDENTIALS names {path}, which is no readable credential: {error}") from error
     return BusIdentity(name=credential.name, seed=credential.seed.get_secret_value(), tls=tls)
 
 
 def _is_no_eof(record: logging.LogRecord) -> bool:
-    """Drop asyncio's harmless warning at the end of each TLS connection of nats-py."""
+    """Return False for asyncio's harmless warning at the end of each TLS connection of nats-py."""
     return "eof_received" not in record.getMessage()

@@ -5,15 +5,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from faststream import BaseMiddleware
 from faststream.exceptions import AckMessage, HandlerException, NackMessage, RejectMessage
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
 
 from contracts.codes import Code
 from contracts.envelope import Event
@@ -23,19 +21,21 @@ from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.messaging.events import model_in, parse_event
 from shared.messaging.publishing import Emit, publish_event
 from shared.messaging.topology import HEARTBEAT_S
-from shared.runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from shared.messaging.bus import Bus
 
 UNKNOWN_ERROR_DELIVERIES = 5
 _REASON_CHARS = 2000
 _HEADERS_BYTES = 8192
-"""More than the headers of a dead letter can take; they count as part of the message."""
+"""Upper bound of a dead letter's headers, which count as part of the message."""
 _KEPT_HEADERS = ("content-type", "traceparent")
-"""Headers that are kept in a dead letter. Others may steer the server (`Nats-Expected-Stream` …)."""
+"""Headers kept in a dead letter. Others may control the server (`Nats-Expected-Stream` …)."""
 _BACKOFF_S = (0.2, 1.0, 3.0, 10.0, 30.0)
 ITEM_LIMIT_S, OUTAGE_LIMIT_S = 6 * 3600.0, 7 * 86_400.0
-"""How long one message is tried again, counted by the waits between its tries; no clock can cut it short.
+"""Limits of one message's retries: the sum of the waits between its deliveries.
 
-Neither the time that a message waited for its first try counts, nor that in which the service was down.
+Time before the first delivery, and downtime of the service, are not included.
 """
 OUTAGES: frozenset[Code] = frozenset(
     {
@@ -48,54 +48,29 @@ OUTAGES: frozenset[Code] = frozenset(
         "record_version_unknown",
     }
 )
-"""Failures of what all messages need: these are retried for so long that no outage ends good work.
+"""Failures of shared dependencies, retried for `OUTAGE_LIMIT_S`, so that no outage ends good work.
 
-A record that another version wrote is one of them: the message is for a process of that version.
+`record_version_unknown` is included: the message is for a process of another version.
 """
 OBJECT_TRIES, OBJECT_LIMIT_S = 5, 120.0
-"""How often in a row, and for how long, an object cannot be read before what needs it ends: no short fault ends it."""
+"""Failed reads in a row, and their duration, after which an unreadable object fails a message."""
 RECORD_FAILURES: frozenset[Code] = frozenset(
     {"record_version_unknown", "too_large", "internal_error", "object_unreadable"}
 )
-"""Transient failures of one record or object: all other messages of its consumer can be handled."""
+"""Transient failures of one record or object; other messages of the consumer can be handled."""
 RECORD_LIMIT_S = 60.0
-"""How long such a failure may hold up what cannot wait for it: the admission of all models, or fresh telemetry."""
+"""Limit of such a failure for consumers that cannot wait: the admission of all models, and fresh telemetry."""
 
 
 @dataclass(frozen=True)
 class Consumption:
-    """The subjects that a service consumes, and the result of a permanent failure."""
+    """A durable consumer of a service, and its handling of permanent failures."""
 
     fact: type[Fact]
     stream: Stream
     durable: str
     failure: Callable[[Any, SlipwayError], Fact | Emit] | None
     perishable: bool = False
-
-
-class Host(Protocol):
-    """The connection whose messages are delivered (`shared.messaging.bus.Bus`)."""
-
-    service: str
-    clock: Clock
-    consumptions: dict[str, Consumption]
-
-    @property
-    def client(self) -> Client:
-        """The NATS client."""
-
-    @property
-    def js(self) -> JetStreamContext:
-        """The JetStream context."""
-
-    def count(self, fact: type[Fact], outcome: str) -> None:
-        """Count a fact by its outcome."""
-
-    def envelope(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
-        """Return the event of a fact."""
-
-    async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None) -> Event[Any]:
-        """Publish a fact and return once the stream has it."""
 
 
 def backoff_s(deliveries: int) -> float:
@@ -112,7 +87,7 @@ def retried_s(deliveries: int) -> float:
 def given_up(error: Transient, deliveries: int) -> Permanent | None:
     """Return the error that ends a message after too many transient failures; None while it is retried.
 
-    An object that the store does not read, while it reads others, ends it after `OBJECT_TRIES` and `OBJECT_LIMIT_S`.
+    A single unreadable object ends a message after `OBJECT_TRIES` and `OBJECT_LIMIT_S`.
     """
     tries, failing_s = (error.details.get(name, 0) for name in ("tries", "failing_s"))
     if error.code == "object_unreadable" and tries >= OBJECT_TRIES and failing_s >= OBJECT_LIMIT_S:
@@ -121,20 +96,24 @@ def given_up(error: Transient, deliveries: int) -> Permanent | None:
     if waited < limit:
         return None
     hours = f"{waited / 3600:.0f} h, the limit is {limit / 3600:.0f} h"
-    reason = f"Tried again for {hours}; the last failure was {error.code}: {error.reason}"
-    return Permanent("retries_exhausted", reason, last_code=error.code, **error.details)
+    return Permanent(
+        "retries_exhausted",
+        f"Tried again for {hours}; the last failure was {error.code}: {error.reason}",
+        last_code=error.code,
+        **error.details,
+    )
 
 
 def is_spoiled(error: SlipwayError, deliveries: int) -> bool:
-    """Return whether a perishable message is dropped: one record failed it for `RECORD_LIMIT_S` or longer."""
+    """Return whether to drop a perishable message: one record failed it for `RECORD_LIMIT_S` or longer."""
     of_one_record = isinstance(error, Transient) and error.code in RECORD_FAILURES
     return of_one_record and retried_s(deliveries) >= RECORD_LIMIT_S
 
 
 class Delivery(BaseMiddleware[Any, Any]):
-    """FastStream middleware with the delivery rules (design, section 5, rules 4 to 6)."""
+    """FastStream middleware with the delivery rules."""
 
-    def __init__(self, msg: Msg | None, /, *, context: Any, bus: Host) -> None:
+    def __init__(self, msg: Msg | None, /, *, context: Any, bus: "Bus") -> None:
         super().__init__(msg, context=context)
         self._bus = bus
         self._beat: asyncio.Task[None] | None = None
@@ -151,7 +130,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         exc_val: BaseException | None = None,
         exc_tb: TracebackType | None = None,
     ) -> bool | None:
-        """Acknowledge, return, reject or dead-letter a failed message; heartbeats go on until that is done."""
+        """Acknowledge, return, reject or dead-letter a failed message, then stop the heartbeats."""
         try:
             return await self._after(exc_type, exc_val, exc_tb)
         finally:
@@ -203,7 +182,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         raise NackMessage(delay=delay) from error
 
     async def _reject_or_store(self, message: Msg, consumption: Consumption, error: SlipwayError) -> bool:
-        """Publish a failed message as a rejection fact, or else as a dead letter; return whether it became a fact."""
+        """Publish a rejection fact for a failed message, else store a dead letter; return whether it became a fact."""
         event = _parsed(message, consumption)
         source = f"{message.metadata.stream}:{message.metadata.sequence.stream}"
         published = await self._publish_failure(consumption, event, error, model_in(message.subject), source)
@@ -216,9 +195,9 @@ class Delivery(BaseMiddleware[Any, Any]):
         return published
 
     async def _keep_copy(self, message: Msg, consumption: Consumption, error: SlipwayError) -> None:
-        """Copy a message after its failure was published; if the copy is too large, it stays in its stream only.
+        """Store a dead letter after the failure was published; if it is refused, log that and go on.
 
-        To wait for space would delay everything behind the message, and publish its failure again and again.
+        Waiting for space would delay all later messages, and publish the failure again and again.
         """
         try:
             await store_dead_letter(self._bus, message, error, consumption.durable)
@@ -237,9 +216,9 @@ class Delivery(BaseMiddleware[Any, Any]):
     async def _publish_failure(
         self, consumption: Consumption, event: Event[Any] | None, error: SlipwayError, model: str | None, source: str
     ) -> bool:
-        """Publish the fact for a failure; return False if there is no such fact or it cannot be published.
+        """Publish the fact for a failure; return False if there is none, or it cannot be published.
 
-        Of a message that could not be parsed there is one only in the inbox.
+        For a message that could not be parsed there is one only in the inbox.
         """
         if consumption.failure is None or model is None or (event is None and consumption.stream != INBOX):
             return False
@@ -265,9 +244,9 @@ class Delivery(BaseMiddleware[Any, Any]):
 
 
 def answer(fact: Fact | Emit, source: str, event: Event[Any] | None, model: str | None) -> Emit:
-    """Return the fact that answers a failed message; each message from outside gets its own.
+    """Return the fact that answers a failed message.
 
-    An outsider may give one id to two events: the second answer must not look like the first one, published again.
+    Outsiders may reuse an event id, so answers to messages from outside are keyed by the message's sequence too.
     """
     emit = fact if isinstance(fact, Emit) else Emit(fact)
     if event is None:
@@ -282,10 +261,10 @@ def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:
         return None
 
 
-async def store_dead_letter(bus: Host, message: Msg, error: SlipwayError, durable: str) -> int:
+async def store_dead_letter(bus: "Bus", message: Msg, error: SlipwayError, durable: str) -> int:
     """Copy a message to the dead letters with the reason, once; return its sequence there.
 
-    Of a message that is too large to fit with the reason only the beginning is copied; its stream still has it whole.
+    A message that does not fit beside the reason is truncated; its own stream still has it whole.
     """
     metadata = message.metadata
     kept = {key: header_safe(value) for key, value in (message.headers or {}).items() if key.lower() in _KEPT_HEADERS}

@@ -1,7 +1,7 @@
-"""Finds the trace that an event belongs to, and records the span of a whole release once it has ended.
+"""Assigns events to traces, and records the span of a release at its end.
 
-A release is one trace: that of the announcement's `traceparent` if it has one, else one whose id follows from the
-release's id. Its span has an id that follows from the release's id, so that every service can name it as a parent.
+A release is one trace: the announcement's `traceparent`, else a trace id derived from the release's id. The span id of
+a release is derived from its id, so that every service can name it as a parent.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from contracts.services import EVENTS, stream_of
 
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 _KEPT: Final = 4096
-"""Releases and announcements whose trace is kept in memory."""
+"""Traces kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Origin:
 
     Attributes:
         trace_id: 32 hexadecimal digits.
-        parent_id: the span of the training job that announced it, 16 digits; None if it named none.
+        parent_id: the span of the training job, 16 hexadecimal digits; None if the announcement named none.
     """
 
     trace_id: str
@@ -39,17 +39,14 @@ class Origin:
 
 
 class EventTraces:
-    """The trace ids of releases known to one service, for the traceparent of its events.
-
-    They are not stored: after a restart, each is learned again from the release's next event.
-    """
+    """The traces of releases known to one service; after a restart, learned from each release's next event."""
 
     def __init__(self, tracing: TracerProvider) -> None:
         self._tracing = tracing
         self._known: OrderedDict[str, Origin] = OrderedDict()
 
     def learn(self, event: Event[Any]) -> None:
-        """Note the trace of an event that is handled: an announcement's by its id, a fact's by its release."""
+        """Note the trace of a handled event: of an announcement by its id, of a fact by its release."""
         given = _TRACEPARENT.fullmatch(event.traceparent or "")
         if given is None:
             return
@@ -59,10 +56,10 @@ class EventTraces:
             self._note(event.correlationid, Origin(given[1]))
 
     def traceparent_of(self, fact: Fact, correlation_id: str, cause_id: str | None) -> str:
-        """Return the W3C traceparent of an event that is about to be published.
+        """Return the W3C traceparent of an event to publish.
 
-        The parent is the current span if it belongs to the same trace, else the span of the whole release: events
-        that a timer publishes, or a restart, have no current span.
+        The parent is the current span if it belongs to the trace, else the span of the release: timers and restarts
+        have no current span.
         """
         if isinstance(fact, ReleaseOpened) and cause_id is not None and cause_id in self._known:
             self._note(correlation_id, self._known[cause_id])
@@ -73,7 +70,7 @@ class EventTraces:
         return f"00-{origin.trace_id}-{parent}-01"
 
     def record(self, event: Event[Any]) -> None:
-        """Record the span of a release that an event ends, from its first step to now; leave other events alone."""
+        """Record the span of a release at its last event, from its first step to now; ignore other events."""
         if not isinstance(event.data, ReleaseFinished):
             return
         finished, digest = event.data, _digest(event.correlationid)

@@ -16,14 +16,14 @@ from shared.errors import Permanent, problems_of
 
 F = TypeVar("F", bound=Fact)
 _PROBLEM_CHARS = 300
-"""A problem may quote what was sent, which may be as large as a message; the answer must fit into one too."""
+"""Length of one problem, which may quote input: the answer must fit into a message."""
 _SUBJECT = re.compile(
     r"^slipway\.(?:staging\.)?(?P<name>[a-z]+(?:\.[a-z]+)*)\.(?P<version>v[0-9]+)\.(?P<model>[^.]*)\.[^.]+$"
 )
 
 
 def model_in(subject: str) -> str | None:
-    """Return the model name in a NATS subject, before the sender, if it is a valid one."""
+    """Return the model name in a NATS subject, if it is valid."""
     parts = _SUBJECT.fullmatch(subject)
     model = parts["model"] if parts else ""
     return model if re.fullmatch(MODEL_NAME_PATTERN, model) else None
@@ -34,7 +34,7 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
 
     Raises:
         Permanent: `malformed_event`, `unknown_event_version`, `invalid_model_name`, `subject_mismatch`,
-            `sender_mismatch`, `policy_invalid`, each with what is wrong; `too_large` for what came from outside.
+            `sender_mismatch`, `policy_invalid`; `too_large` for events from outside.
     """
     outside = fact in FROM_OUTSIDE
     if outside:
@@ -60,11 +60,11 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
 
 
 def _check_sender(fact: type[Fact], event: Event[Any], sender: str) -> None:
-    """Refuse an event that its sender did not publish, or that it may not publish.
+    """Refuse an event unless its sender published it, and may.
 
-    The bus lets each identity publish only on subjects that end with its own name. What a service publishes is accepted
-    from a service that declares it; from a user only as a repetition (`requeuedby`): only administrators can send one.
-    What comes from outside has its sender as `source`, also when it is a repetition: any user can write `requeuedby`.
+    The bus lets each identity publish only on subjects that end with its own name. A service's fact is accepted from a
+    service that declares it, or from a user as a repetition (`requeuedby`), which only administrators can send. An
+    event from outside needs its sender as `source`, also as a repetition.
     """
     if event.sender != sender:
         named = f"the envelope names {event.sender or 'no identity'}"
@@ -135,5 +135,8 @@ def _explain(error: ValidationError) -> Permanent:
         return Permanent("too_large", sizes[0].reason[:_PROBLEM_CHARS], **sizes[0].details)
     problems = [problem[:_PROBLEM_CHARS] for problem in problems_of(error)]
     in_policy = all(item["loc"][:2] == ("data", "policy") for item in error.errors())
-    reason = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "") + "."
-    return Permanent("policy_invalid" if in_policy else "malformed_event", reason, problems=problems[:20])
+    return Permanent(
+        "policy_invalid" if in_policy else "malformed_event",
+        "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "") + ".",
+        problems=problems[:20],
+    )

@@ -1,10 +1,5 @@
-"""Counts releases, variants, gates, alerts and rollbacks by the facts that a service publishes."""
+"""Metrics of releases, variants, gates and rollbacks, from the facts that a service publishes."""
 
-from __future__ import (
-    annotations,  # each `Event[…]` that is read at import builds a model: a tenth of a service's start
-)
-
-from collections.abc import Callable
 from itertools import product
 from typing import Any, get_args
 
@@ -24,13 +19,13 @@ _STEPS = frozenset(
         "rehearsed", "approvals", "deployed", "assessed", "finished",
     }
 )  # fmt: skip
-"""What the first part of a name in a timeline may be; the rest names a variant, a share or a person."""
+"""First words of a timeline's step names; the rest names a variant, a share or a person."""
 
 
 class FactMetrics:
-    """The metrics of the facts that a service publishes. A fact is counted after its stream has stored it.
+    """The metrics of the facts that a service publishes, counted once stored in their stream.
 
-    Counters that rules watch begin at 0: `increase` does not see a series that begins at 1.
+    Counters used by alerting rules begin at 0: `increase` ignores a series that begins at 1.
     """
 
     def __init__(self, service: str, registry: CollectorRegistry) -> None:
@@ -50,12 +45,52 @@ class FactMetrics:
             for step in get_args(Step):
                 self._counters[m.DEADLINES_PASSED].labels(step)
 
-    def note(self, event: Event[Any]) -> None:
+    def note(self, event: Event[Any]) -> None:  # noqa: C901 - a case for each fact
         """Count a fact that was published."""
         self._published.labels(event.type, event.environment).inc()
-        rule = _RULES.get(type(event.data))
-        if rule is not None:
-            rule(self, event)
+        match event.data:
+            case f.ReleaseFinished():
+                self._finished(event.data)
+            case f.DeadlinePassed(step=step):
+                self.count(m.DEADLINES_PASSED, step)
+            case f.VariantFailed(step=step, variant=variant, code=code):
+                self.count(m.VARIANTS_FAILED, step, variant, code)
+            case f.VariantQuantised(duration_s=duration_s, variant=variant):
+                self.observe(m.QUANTISE_SECONDS, duration_s, variant)
+            case f.VariantStaged(load_s=load_s):
+                self.observe(m.LOAD_SECONDS, load_s)
+            case f.VariantBenchmarked(gates=gates):
+                for gate in gates:
+                    self.count(m.GATES, self.gate(gate.name), gate.verdict)
+            case f.DeploymentChanged(cause=cause):
+                self.count(m.ROUTE_CHANGES, event.environment, cause)
+            case f.RollbackCompleted():
+                self._rolled_back(event.data, event.environment)
+            case f.RollbackFailed(mode=mode):
+                self.count(m.ROLLBACKS, event.environment, mode, "failed")
+            case f.RehearsalCompleted(verdict=verdict):
+                self.count(m.REHEARSALS, verdict)
+
+    def _finished(self, finished: f.ReleaseFinished) -> None:
+        self.count(m.RELEASES_FINISHED, finished.outcome, finished.code or "")
+        for step in finished.timeline:
+            name = step.step.partition(" ")[0]
+            self.observe(m.STEP_SECONDS, step.duration_s, name if name in _STEPS else m.OTHER)
+        if finished.timeline:
+            took = finished.timeline[-1].at - finished.timeline[0].at
+            self.observe(m.RELEASE_SECONDS, took.total_seconds(), finished.outcome)
+
+    def _rolled_back(self, completed: f.RollbackCompleted, environment: Environment) -> None:
+        self.count(m.ROLLBACKS, environment, completed.mode, completed.verdict)
+        times = completed.timeline
+        moments = {
+            "detect": (times.first_bad_at, times.detected_at),
+            "switch": (times.detected_at, times.switched_at),
+            "verify": (times.switched_at, times.verified_at),
+        }
+        for stage, (begin, end) in moments.items():
+            if begin is not None and end is not None:
+                self.observe(m.ROLLBACK_SECONDS, (end - begin).total_seconds(), environment, stage)
 
     def count(self, metric: Metric, *labels: str) -> None:
         """Increment a counter, if the service of these metrics has it."""
@@ -69,77 +104,8 @@ class FactMetrics:
             (histogram_.labels(*labels) if labels else histogram_).observe(max(seconds, 0.0))
 
 
-def _release_finished(metrics: FactMetrics, event: Event[f.ReleaseFinished]) -> None:
-    finished = event.data
-    metrics.count(m.RELEASES_FINISHED, finished.outcome, finished.code or "")
-    for step in finished.timeline:
-        name = step.step.partition(" ")[0]
-        metrics.observe(m.STEP_SECONDS, step.duration_s, name if name in _STEPS else m.OTHER)
-    if finished.timeline:
-        took = finished.timeline[-1].at - finished.timeline[0].at
-        metrics.observe(m.RELEASE_SECONDS, took.total_seconds(), finished.outcome)
-
-
-def _deadline_passed(metrics: FactMetrics, event: Event[f.DeadlinePassed]) -> None:
-    metrics.count(m.DEADLINES_PASSED, event.data.step)
-
-
-def _variant_failed(metrics: FactMetrics, event: Event[f.VariantFailed]) -> None:
-    metrics.count(m.VARIANTS_FAILED, event.data.step, event.data.variant, event.data.code)
-
-
-def _variant_quantised(metrics: FactMetrics, event: Event[f.VariantQuantised]) -> None:
-    metrics.observe(m.QUANTISE_SECONDS, event.data.duration_s, event.data.variant)
-
-
-def _variant_staged(metrics: FactMetrics, event: Event[f.VariantStaged]) -> None:
-    metrics.observe(m.LOAD_SECONDS, event.data.load_s)
-
-
-def _variant_benchmarked(metrics: FactMetrics, event: Event[f.VariantBenchmarked]) -> None:
-    for gate in event.data.gates:
-        metrics.count(m.GATES, metrics.gate(gate.name), gate.verdict)
-
-
-def _deployment_changed(metrics: FactMetrics, event: Event[f.DeploymentChanged]) -> None:
-    metrics.count(m.ROUTE_CHANGES, event.environment, event.data.cause)
-
-
-def _rollback_completed(metrics: FactMetrics, event: Event[f.RollbackCompleted]) -> None:
-    metrics.count(m.ROLLBACKS, event.environment, event.data.mode, event.data.verdict)
-    times = event.data.timeline
-    moments = {
-        "detect": (times.first_bad_at, times.detected_at),
-        "switch": (times.detected_at, times.switched_at),
-        "verify": (times.switched_at, times.verified_at),
-    }
-    for stage, (begin, end) in moments.items():
-        if begin is not None and end is not None:
-            metrics.observe(m.ROLLBACK_SECONDS, (end - begin).total_seconds(), event.environment, stage)
-
-
-def _rollback_failed(metrics: FactMetrics, event: Event[f.RollbackFailed]) -> None:
-    metrics.count(m.ROLLBACKS, event.environment, event.data.mode, "failed")
-
-
-def _rehearsal_completed(metrics: FactMetrics, event: Event[f.RehearsalCompleted]) -> None:
-    metrics.count(m.REHEARSALS, event.data.verdict)
-
-
 _COUNTERS = (
     m.RELEASES_FINISHED, m.DEADLINES_PASSED, m.VARIANTS_FAILED, m.GATES, m.ROUTE_CHANGES,
     m.ROLLBACKS, m.REHEARSALS,
 )  # fmt: skip
 _HISTOGRAMS = (m.RELEASE_SECONDS, m.STEP_SECONDS, m.QUANTISE_SECONDS, m.LOAD_SECONDS, m.ROLLBACK_SECONDS)
-_RULES: dict[type[f.Fact], Callable[[FactMetrics, Event[Any]], None]] = {
-    f.ReleaseFinished: _release_finished,
-    f.DeadlinePassed: _deadline_passed,
-    f.VariantFailed: _variant_failed,
-    f.VariantQuantised: _variant_quantised,
-    f.VariantStaged: _variant_staged,
-    f.VariantBenchmarked: _variant_benchmarked,
-    f.DeploymentChanged: _deployment_changed,
-    f.RollbackCompleted: _rollback_completed,
-    f.RollbackFailed: _rollback_failed,
-    f.RehearsalCompleted: _rehearsal_completed,
-}

@@ -1,7 +1,7 @@
-"""Leaves a server of a cluster that is cut off from the others: its clients stay connected, and nothing gets through.
+"""Disconnects from a NATS server that is cut off from its cluster: clients stay connected, but nothing gets through.
 
-A server that leads a stream or a consumer answers what it is asked about it, also when it reaches no other server: its
-answer says how long it has not heard from them. One that does not lead it passes the question on, and no answer comes.
+The leader of a stream or consumer answers requests about it also while isolated, with the time since it last heard from
+its peers. Any other server forwards the request, and no answer comes.
 """
 
 import asyncio
@@ -21,26 +21,26 @@ from nats.js.errors import NotFoundError
 from contracts.services import ServiceContract, durable_name, stream_of
 
 EVERY_S: Final = 2.0
-"""Seconds between two questions."""
+"""Interval of requests."""
 SILENT_S: Final = 12.0
-"""A server without answers is left after so long: choosing a leader takes up to 9 s, with every server."""
+"""Silence after which a server is left; an election takes up to 9 s."""
 _UNHEARD_NS: Final = 5_000_000_000
-"""A leader that has heard of no other server for so long cannot store anything; they report every second."""
+"""Silence of all peers that shows isolation; they report every second."""
 _OTHERS_FIRST: Final = 3
-"""How often each other server is tried before the one that was left."""
+"""Tries of each other server before the one that was left."""
 _AGAIN_S: Final = 1.0
-"""The pause before a server is tried that did not answer."""
+"""Pause before a further try of a server."""
 
 Question = Callable[[], Awaitable[StreamInfo | ConsumerInfo]]
-"""Asks about a stream or a consumer that all servers have."""
+"""Requests information about a replicated stream or consumer."""
 
 
 def question(js: JetStreamContext, service: ServiceContract) -> Question:
-    """Return the question that a service may ask: about a bucket, or its first consumer where it uses no bucket.
+    """Return a request that a service is permitted: about one of its buckets, else about its first consumer.
 
     Args:
-        js: How long it waits for the answer is the context's limit.
-        service: It has a bucket or consumes a fact.
+        js: Sets the time limit of the answer.
+        service: The service; it uses a bucket or consumes a fact.
     """
     if buckets := (*service.owns, *service.edits, *service.reads_records):
         return partial(js.stream_info, f"KV_{buckets[0]}")
@@ -49,11 +49,11 @@ def question(js: JetStreamContext, service: ServiceContract) -> Question:
 
 
 def is_cut_off(cluster: ClusterInfo | None, own: str) -> bool | None:
-    """Return whether a server's answer shows that it is cut off; None if the answer does not show it.
+    """Return whether an answer shows that the connected server is isolated; None if it has no leader.
 
     Args:
-        cluster: Who leads the stream or consumer, and the other servers that have it, as the answer names them.
-        own: The server that the client is connected to.
+        cluster: Leader and replicas of the stream or consumer, from the answer.
+        own: Name of the connected server.
     """
     if cluster is None or not cluster.name:
         return False
@@ -76,9 +76,9 @@ class Isolation:
         """Watch the server of a connection.
 
         Args:
-            client: The connection; nothing is done while its server is in no cluster.
-            ask: Asks about what all servers have (`question`).
-            report: Called with a sentence when a server is left; without it that is logged.
+            client: The connection; servers outside of a cluster are ignored.
+            ask: Requests replicated information (`question`).
+            report: Called with a sentence when a server is left; by default it is logged.
         """
         self._client = client
         self._report = report or _log
@@ -122,10 +122,7 @@ class Isolation:
         await self._client.force_reconnect()
 
     def _choose(self, servers: Sequence[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-        """Return the next server and the delay before connecting; the isolated server is tried last.
-
-        It may have rejoined the others, or be the only one that this client reaches.
-        """
+        """Return the next server and the delay before connecting; the isolated server comes last."""
         server = min(
             random.sample(servers, len(servers)), key=lambda known_server: self._tries[known_server.uri.netloc]
         )

@@ -1,4 +1,4 @@
-"""Orders of operators: creation, refusal of void or foreign orders, and answers to orders not carried out."""
+"""Orders of operators: created, checked, and answered if refused."""
 
 import uuid
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from shared.errors import Permanent, SlipwayError
 
 
 def new_order(sender: str, model: str, fact: Fact, *, now: datetime, release_id: str | None = None) -> Event[Any]:
-    """Return the event of an order by a person; without a release, its own id is the correlation id."""
+    """Return the event of a person's order; without a release, its own id is the correlation id."""
     order_id = str(uuid.uuid4())
     return Event[Any](
         id=order_id,
@@ -28,13 +28,13 @@ def new_order(sender: str, model: str, fact: Fact, *, now: datetime, release_id:
 
 
 def check_age(event: Event[Any], stored_at: datetime, now: datetime, *, until: datetime | None = None) -> None:
-    """Raise Permanent `order_expired` when an order is older than it may be.
+    """Raise Permanent `order_expired` for an expired order.
 
     Args:
         event: The order.
-        stored_at: When the stream stored it.
+        stored_at: Storage time in the stream.
         now: The time.
-        until: Until when the order says that it counts; None if it does not say.
+        until: Expiry in the order; None if it names none.
     """
     reason = assess_expiry(event.time, stored_at, until, now)
     if reason is not None:
@@ -42,14 +42,14 @@ def check_age(event: Event[Any], stored_at: datetime, now: datetime, *, until: d
 
 
 def check_epoch(event: Event[Any], current: int | None) -> None:
-    """Raise Permanent `stale_epoch` when an order names another epoch than the route's."""
+    """Raise Permanent `stale_epoch` if an order's epoch is not the route's."""
     reason = assess_epoch(event.data.epoch, current, event.subject)
     if reason is not None:
         raise Permanent("stale_epoch", reason)
 
 
 def check_sender(event: Event[Any], teams: Iterable[Team]) -> None:
-    """Raise Permanent `team_mismatch` unless a sender may act on its model now, whatever the bus still permits."""
+    """Raise Permanent `team_mismatch` unless the sender's team owns the model now."""
     reason = find_foreign(event.sender, event.subject, teams)
     if reason is not None:
         raise Permanent("team_mismatch", reason, sender=event.sender, model=event.subject)

@@ -1,7 +1,7 @@
-"""Repeats requests to a bus that does not answer: during a leader election it drops requests.
+"""Repeats requests to the bus, because a cluster drops requests during a leader election.
 
-Servers of a cluster take 4 to 9 s to replace a leader that died. Nothing tells a client that its request is lost, so
-it is repeated: soon at first, and later with more time, for a server that is slow.
+An election takes 4 to 9 s. A lost request is not reported, so it is repeated: soon at first, later with more time for a
+slow server.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 
 T = TypeVar("T")
 FIRST_S: Final = 1.0
-"""How long the first answer is awaited: twice as long each time, but for reads, which are asked again beside it."""
+"""Time limit of the first try; it doubles with each try, except for reads, which are repeated concurrently."""
 ELECTION_S: Final = 15.0
-"""How long a request is repeated that has no receiver: longer than a stream is without a leader."""
+"""Limit of repeating a request without a receiver: longer than an election."""
 _AGAIN_S: Final = 0.1
 _UNKNOWN_S: Final = 2.0
-"""How long a pull is repeated whose consumer the server does not know."""
+"""Limit of repeating a pull from an unknown consumer."""
 _READS: Final = ("STREAM.INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.MSG.GET", "CONSUMER.INFO")
-"""Requests that change nothing, and may be made twice."""
+"""Idempotent requests."""
 NO_LEADER: Final = (NoRespondersError, NoStreamResponseError, ServiceUnavailableError)
-"""The server's answer where no server takes a request: nothing was done."""
+"""Answers to a request that no server took: nothing was done."""
 
 
 async def ask_again(
@@ -36,19 +36,18 @@ async def ask_again(
     repeated: tuple[type[Exception], ...] = NO_LEADER,
     soon_s: float = 0.0,
 ) -> T:
-    """Return the first answer to a request that may be made more than once.
+    """Return the first answer to an idempotent request, repeated one try after the other.
 
     Args:
-        ask: Makes the request and awaits its answer for some seconds.
-        within_s: How long answers are awaited in all.
-        without_leader_s: How long a request is repeated that has no receiver.
-        repeated: The answers of this kind.
-        soon_s: For so long an answer is awaited for twice `FIRST_S` at most: what is lost with a leader is asked again
-            soon after the election, whenever that ends.
+        ask: Makes the request, with a time limit in seconds.
+        within_s: Total time for timeouts, in seconds.
+        without_leader_s: Total time for errors in `repeated`, in seconds.
+        repeated: Errors after which the request is repeated.
+        soon_s: Seconds during which a try takes at most twice `FIRST_S`, to be repeated soon after an election.
 
     Raises:
-        TimeoutError: There was no answer.
-        nats.errors.Error: The last answer of a kind that is repeated, and the first of every other kind.
+        TimeoutError: No answer within `within_s`.
+        nats.errors.Error: The last error in `repeated`, or the first other error.
     """
     clock, limit_s = asyncio.get_running_loop().time, FIRST_S
     began_s = clock()
@@ -69,21 +68,20 @@ async def ask_again(
 async def ask_beside(
     ask: Callable[[float], Awaitable[T]], *, within_s: float, is_connected: Callable[[], bool] = lambda: True
 ) -> T:
-    """Return the first answer to a read, which is repeated each second for `ELECTION_S`.
+    """Return the first answer to a read, repeated each second beside the earlier tries.
 
-    A request lost with its leader is thus repeated soon after the election, whenever that ends; a request that a slow
-    server has continues beside later ones. A server that hangs for longer than an election has all of them to answer
-    once it goes on: the time between two is doubled then, but not by refusals, which are answers; and none is added to
-    those that wait for a connection.
+    A read lost with its leader is thus repeated soon after the election, and a slow server may still answer an earlier
+    try. After `ELECTION_S` without any answer the interval doubles, to spare a hanging server. Without a connection
+    nothing is added: pending requests are sent on reconnection.
 
     Args:
-        ask: Makes the request and awaits its answer for some seconds.
-        within_s: How long answers are awaited in all.
-        is_connected: Whether there is a connection: without one, what was asked is sent once there is.
+        ask: Makes the request, with a time limit in seconds.
+        within_s: Total time, in seconds.
+        is_connected: Returns whether the client is connected.
 
     Raises:
-        TimeoutError: There was no answer.
-        nats.errors.Error: The last answer that no server takes the request, and the first of every other kind.
+        TimeoutError: No answer within `within_s`.
+        nats.errors.Error: The last error of `NO_LEADER`, or the first other error.
     """
     clock = asyncio.get_running_loop().time
     began_s, pause_s, asked, done = clock(), FIRST_S, set[asyncio.Future[T]](), set[asyncio.Future[T]]()
@@ -125,10 +123,10 @@ class PatientJetStream(JetStreamContext):
         )
 
     async def pull_subscribe(self, *arguments: Any, **options: Any) -> JetStreamContext.PullSubscription:
-        """Return a subscription to a durable consumer, without asking whether it exists.
+        """Return a subscription to a durable consumer, without checking that it exists.
 
-        `JetStreamContext.pull_subscribe` makes one that does not, which only the provisioner may: a service would end
-        if its consumer was deleted as it started. Pulls are refused until it is there.
+        `JetStreamContext.pull_subscribe` creates a missing consumer, which only the provisioner may do. Pulls are
+        refused until the consumer exists.
         """
         durable, stream = options.get("durable"), options.get("stream")
         if durable is None or stream is None:
@@ -144,10 +142,9 @@ class PatientJetStream(JetStreamContext):
 
 
 class PacedPull(JetStreamContext.PullSubscription):
-    """Pulls with a pause after refusals: a server that does not know the consumer refuses each pull at once.
+    """Pulls with a pause after refusals: a server refuses pulls from an unknown consumer at once.
 
-    In a cluster a server knows a consumer only some milliseconds after another one made it. A consumer without a
-    leader, or that was deleted, is refused for longer.
+    In a cluster a new consumer is unknown for milliseconds; a deleted one, or one without a leader, for longer.
     """
 
     async def fetch(self, batch: int = 1, timeout: float | None = 5, heartbeat: float | None = None) -> list[Msg]:  # noqa: ASYNC109 - of nats-py

@@ -12,23 +12,23 @@ from nats.js.api import KeyValueConfig
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from contracts.identities import PROVISIONER
-from contracts.services import EVENTS, INBOX, ORDERS
+from contracts.services import EVENTS
 from shared.messaging import topology
 from shared.messaging.credentials import connect, require_identity
 from shared.runtime.settings import Connection
 
 JOIN_S = 90.0
-"""How long the servers of a new cluster may take to know each other: seconds on a quiet machine."""
+"""Time limit for the servers of a new cluster to join each other."""
 _AGAIN_S = 0.5
 _NOT_YET = (10005, 10008)
-"""Errors of the server: it knows too few others for all copies yet, or no leader."""
+"""Server errors of a forming cluster: too few peers for all replicas, or no leader."""
 _NAME_IN_USE = 10058
 _REQUESTS_AT_ONCE = 16
 _STORE_TOO_SMALL = (10023, 10047)
 _DECLARED = ("subjects", "discard", "max_age", "duplicate_window", "allow_direct")
-"""Settings of an existing stream that become what `shared.messaging.topology` declares."""
+"""Settings of an existing stream that are set to the declaration in `shared.messaging.topology`."""
 _GROWING = ("num_replicas", "max_msgs_per_subject")
-"""Settings of an existing stream that are raised to what is declared, and never lowered."""
+"""Settings of an existing stream that are raised to the declaration, never lowered."""
 
 
 async def provision(
@@ -39,24 +39,22 @@ async def provision(
     limits: Mapping[str, int] | None = None,
     event_days: float = topology.EVENT_DAYS,
 ) -> None:
-    """Make the bus look like `shared.messaging.topology` declares; safe to run again at any time.
+    """Create and update streams, consumers and buckets as `shared.messaging.topology` declares them; idempotent.
 
-    What exists keeps its messages, and every setting that nothing here declares. Replicas, history and limits of size
-    are raised where more is declared, never lowered.
+    Existing streams keep their messages and undeclared settings. Replicas, history and size limits are never lowered.
 
     Args:
         js: The bus.
         replicas: Copies of each stream and bucket.
-        dedupe_window_s: How long a stream remembers message ids.
-        limits: Bytes by stream name, where they differ from `topology.LIMITS`.
-        event_days: How many days events are kept.
+        dedupe_window_s: Duplicate window of streams, in seconds.
+        limits: Bytes by stream name, over `topology.LIMITS`.
+        event_days: Days that events are kept.
 
     Raises:
         RuntimeError: The server's file store is smaller than the limits of all streams and buckets.
     """
     window = topology.DEDUPE_WINDOW_S if dedupe_window_s is None else dedupe_window_s
     allowed = {**topology.LIMITS, **(limits or {})}
-    inbox = await _live(js, INBOX)
     try:
         declared = topology.streams(replicas=replicas, dedupe_window_s=window, limits=allowed, event_days=event_days)
         for stream in declared:
@@ -66,17 +64,13 @@ async def provision(
             [partial(_ensure_bucket, js, bucket) for bucket in topology.buckets(replicas=replicas, limits=allowed)]
         )
     except APIError as error:
-        if inbox is not None and await _live(js, ORDERS) is None:
-            # Orders were in the inbox, and have no stream now: without this a rollback could not be ordered.
-            await js._api_request(f"$JS.API.STREAM.UPDATE.{INBOX}", json.dumps(inbox).encode(), timeout=30)  # noqa: SLF001
         if error.err_code not in _STORE_TOO_SMALL:
             raise
-        msg = (
+        raise RuntimeError(
             f"The file store of the bus is too small for its streams and buckets ({error.description}): they may take "
             f"{topology.file_bytes(allowed)} bytes. Set max_file_store in its configuration to at least that, on a "
             "disk that holds as much, or lower SLIPWAY_EVENTS_MAX_BYTES."
-        )
-        raise RuntimeError(msg) from error
+        ) from error
 
 
 async def provision_when_joined(
@@ -87,7 +81,7 @@ async def provision_when_joined(
     event_days: float = topology.EVENT_DAYS,
     within_s: float = JOIN_S,
 ) -> None:
-    """Provision, once enough servers have joined the cluster for all copies; for the arguments see `provision`.
+    """Provision once enough servers have joined the cluster for all replicas; arguments as in `provision`.
 
     Raises:
         APIError: The servers did not join within `within_s`, or the request is refused for another reason.
@@ -106,9 +100,9 @@ async def provision_when_joined(
 
 
 async def _at_once(requests: Sequence[Callable[[], Awaitable[object]]]) -> None:
-    """Make requests, some of them at once: in a cluster the servers of each thing that is made choose a leader first.
+    """Make requests in concurrent groups: in a cluster each new stream or consumer first elects a leader.
 
-    What was begun is finished before the first failure is raised.
+    A group is finished before its first failure is raised.
     """
     for first in range(0, len(requests), _REQUESTS_AT_ONCE):
         some = (request() for request in requests[first : first + _REQUESTS_AT_ONCE])
@@ -128,26 +122,15 @@ async def _ensure_bucket(js: JetStreamContext, bucket: KeyValueConfig) -> None:
     await _ensure(js, f"KV_{bucket.bucket}", declared, partial(js.create_key_value, bucket))
 
 
-async def _live(js: JetStreamContext, name: str) -> dict[str, Any] | None:
-    """Return the settings of a stream as the server has them; None if it does not exist."""
-    try:
-        info = await js._api_request(f"$JS.API.STREAM.INFO.{name}")  # noqa: SLF001 - see `_ensure`
-    except NotFoundError:
-        return None
-    config: dict[str, Any] = info["config"]
-    return config
-
-
 async def _ensure(
     js: JetStreamContext, name: str, declared: Mapping[str, Any], create: Callable[[], Awaitable[object]]
 ) -> None:
     """Create a stream, or update it.
 
-    The server is asked first what is there: creating a stream again, exactly as it is, is refused where its size does
-    not fit into the store a second time. And it is asked raw, because the client drops settings that it does not know,
-    which would reset them.
+    An existing stream is read first: creating it again is refused if its size does not fit into the store twice. It is
+    read raw, because the client would drop, and so reset, unknown settings.
     """
-    request = js._api_request  # noqa: SLF001 - see above
+    request = js._api_request  # noqa: SLF001 - raw
     try:
         info = await request(f"$JS.API.STREAM.INFO.{name}")
     except NotFoundError:

@@ -28,40 +28,37 @@ from shared.storage.kv import Entry
 R = TypeVar("R", bound=OutboxRecord)
 Note = Callable[[str, R], None]
 _KNOWN_UNPUBLISHED_S = DEDUPE_WINDOW_S / 2
-"""So long after a write its facts are published without a search of the log. The rest of the dedupe window is for the
-publish itself, which takes up to a minute."""
+"""Age of a write up to which its facts are published without a search of the log. The rest of the dedupe window is for
+publication, which takes up to a minute."""
 
 
 class Publisher(Protocol):
     """Publishes facts, and looks up whether they were published."""
 
     async def publish(self, emit: Emit) -> object:
-        """Publish a fact and return once the stream has it. The same id within the dedupe window is stored once.
+        """Publish a fact and return once the stream has it; an id is stored once within the dedupe window.
 
         Raises:
             Transient: `bus_unavailable` if the stream does not have it.
         """
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:
-        """Return whether the stream has the fact of this id, decided at `since`, however long ago that was."""
+        """Return whether the stream has the fact with this id, decided at `since`."""
 
     def count_unpublishable(self, fact_type: str) -> None:
-        """Count a fact that was refused permanently; it stays in its record's outbox."""
+        """Count a permanently refused fact; it stays in its record's outbox."""
 
 
 class RecordStore(Generic[R]):
-    """Records of one kind, each under a key, with the facts that they have yet to publish.
+    """Records of one kind by key, each with an outbox of facts to publish.
 
-    After a change returns, it is written and its facts are in the stream. Every failure before is one `Transient`
-    with a code: the caller's message comes again, the decision finds itself made, and the rest is done. Errors that
-    `decide` raises pass through; nothing is written then.
+    When a change returns, it is written and its facts are in the stream. Failures before are `Transient`: the message
+    is redelivered, finds the decision made, and the rest is done. Errors of `decide` pass through; nothing is written.
 
-    The facts of a key are published one change after the other. No write waits for that: a stream that does not answer
-    holds back only what is to be published.
+    Facts of a key are published in order of its changes. Writes do not wait for publication.
 
-    One exception: a written fact that cannot be published (too large, of an unknown type) fails no caller, because
-    no message delivered again would change that. It stays in the outbox with those behind it, is logged and counted,
-    and is tried again by the next change or sweep of its record.
+    A fact that can never be published (too large, unknown type) fails no caller. It stays in the outbox with all later
+    facts, is logged and counted, and retried by the next change or sweep of its record.
     """
 
     def __init__(
@@ -80,16 +77,16 @@ class RecordStore(Generic[R]):
         """Set up the store.
 
         Args:
-            name: The bucket.
-            records: What it holds.
+            name: The bucket's name.
+            records: The bucket.
             publisher: Publishes the facts.
-            service: Who decides.
-            jitter: Random numbers from 0 to 1.
+            service: The service that decides, for failpoints.
+            jitter: Returns random numbers from 0 to 1.
             sleep: Waits for some seconds.
-            boottime: Seconds since the machine started, those of its suspension too.
-            decides_again: A decision of `write` may be made again after its facts were published and cleared: each
-                fact is looked up in the log before it is published.
-            note: Is told each record that is read or written, for metrics.
+            boottime: Returns seconds since the machine started, including suspension.
+            decides_again: Decisions of `write` may repeat after their facts were published and cleared: look each fact
+                up in the log before publishing it.
+            note: Called with each key and record read or written, for metrics.
         """
         self.name = name
         self._records = records
@@ -105,7 +102,7 @@ class RecordStore(Generic[R]):
         """When this process decided on each fact that it wrote, just before the write."""
 
     async def read(self, key: str) -> R | None:
-        """Return the current record; None if there is none.
+        """Return the current record, or None.
 
         Raises:
             Transient: The record could not be read.
@@ -114,7 +111,7 @@ class RecordStore(Generic[R]):
         return entry.value if entry else None
 
     async def get(self, key: str) -> Entry[R] | None:
-        """Return a record as `read` does, with the revision at which `write` may change it without reading it again."""
+        """Return a record as `read` does, with its revision, for the `known` of `write`."""
         with failing_as_transient(self._name_of(key), "read"):
             entry = await self._records.get(key)
         self._noted(key, entry)
@@ -134,15 +131,15 @@ class RecordStore(Generic[R]):
 
         Args:
             key: The record.
-            decide: A pure function from the record (None: there is none) to the record as it is to be. What equals
-                the record that it was given is not written. It is called again after a conflict.
+            decide: A pure function from the record, or None, to its new state; called again after a conflict. An
+                unchanged record is not written.
 
         Returns:
             The record with a cleared outbox.
 
         Raises:
-            Transient: The record could not be read or written, or a fact not published for now. What was written
-                stands; the next `transact`, `publish` or sweep of this key continues from there.
+            Transient: The record could not be read or written, or a fact not published yet. A write stands; the next
+                `transact`, `publish` or sweep of the key continues.
         """
         return await self._publish(key, await self._write(key, decide))
 
@@ -153,10 +150,9 @@ class RecordStore(Generic[R]):
         self, key: str, decide: Callable[[R | None], R | None], known: Entry[R] | None = None
     ) -> R | None: ...
     async def write(self, key: str, decide: Callable[[R | None], R | None], known: Entry[R] | None = None) -> R | None:
-        """Do the first half of `transact`: `publish` is the second.
+        """Do the first half of `transact`, without `publish`: for decisions that take effect while the bus is down.
 
-        For what must be acted on even while nothing can be published. `known` is the record where it was read a moment
-        ago: it is read again only if it changed since.
+        `known` is the record as just read; it is read again only after a conflict.
         """
         entry = await self._write(key, decide, unpublished=not self._decides_again, known=known)
         return entry.value if entry else None
@@ -198,11 +194,10 @@ class RecordStore(Generic[R]):
         self._decided_s = recent | dict.fromkeys(fact_ids, at_s)
 
     def _is_doubtful(self, fact_id: str) -> bool:
-        """Return whether a fact may have been published longer ago than the stream's dedupe window remembers.
+        """Return whether a fact may have been published before the stream's dedupe window.
 
-        So it is with what another process wrote, or this one some time ago: it may have stood still since (stopped, or
-        suspended with its machine) while another one published and cleared the record. A write whose answer was lost
-        counts as another process's.
+        True for facts of another process, of a write without an answer, and of an old write: this process may have been
+        stopped or suspended since, while another one published and cleared the record.
         """
         at_s = self._decided_s.get(fact_id)
         return at_s is None or self._boottime() - at_s > _KNOWN_UNPUBLISHED_S

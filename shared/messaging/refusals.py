@@ -1,4 +1,4 @@
-"""Raises permission errors of the bus at once: clients report them beside the request, which then times out."""
+"""Raises permission errors of the bus at once; nats-py reports them apart from the request, which times out."""
 
 import asyncio
 from collections import defaultdict
@@ -15,7 +15,7 @@ _AUTHORIZATION = "authorization violation"
 
 
 class NotPermitted(nats.errors.Error):
-    """The bus does not permit a request to this identity; the message says how it is granted."""
+    """The bus does not permit a request to this identity; the message says how to grant it."""
 
 
 class Refusals:
@@ -31,11 +31,11 @@ class Refusals:
         self._identity = identity
         self._on_refusal = on_refusal
         self.rejected: str | None = None
-        """Why the bus has ended this connection and takes no other with this key; None while it accepts the key."""
+        """Why the bus rejects this key; None while it accepts it."""
         self._waiting: defaultdict[str, set[asyncio.Future[Msg]]] = defaultdict(set)
 
     async def note(self, error: Exception) -> None:
-        """Take an error of the client: a refusal ends the requests that wait for an answer to it."""
+        """Handle an error of the client; a refusal fails the pending requests that it names."""
         if _AUTHORIZATION in str(error).lower():
             self._reject()
             return
@@ -62,7 +62,7 @@ class Refusals:
             self._on_refusal(self.rejected)
 
     def guard(self, client: Client) -> None:
-        """End requests of this client with `NotPermitted` when the bus refuses them."""
+        """Patch a client so that refused requests raise `NotPermitted`."""
         ask = client.request
 
         async def request(subject: str, *arguments: Any, **options: Any) -> Msg:

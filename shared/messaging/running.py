@@ -21,9 +21,9 @@ async def report_running(client: Client, service: str) -> None:
 
 
 def read_running(message: Msg) -> str | None:
-    """Return the service that a report is of; None for anything else that arrives among them.
+    """Return the service of a report; None for other messages.
 
-    Only a service may publish under its name, and the server's copies of stored messages keep their own subject.
+    Only a service may publish under its name; the server's copies of stored messages keep their own subject.
     """
     service = message.subject.removeprefix(f"{RUNNING_PREFIX}.")
     return None if service not in SERVICES or message.reply or message.headers else service

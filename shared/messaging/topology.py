@@ -50,7 +50,7 @@ BUCKETS = (
     "attachments",
 )
 USAGE_DAYS = 100.0
-"""Days that what an account used is kept after its last request: this month, and the two before."""
+"""Days that an account's usage is kept after its last request: this month and the two before."""
 _MEBIBYTE = 1024 * 1024
 _BUCKET_BYTES = {
     "releases": 2048 * _MEBIBYTE,
@@ -67,23 +67,22 @@ LIMITS: Mapping[str, int] = {
     TELEMETRY: 64 * _MEBIBYTE,
     **{f"KV_{name}": _BUCKET_BYTES.get(name, 128 * _MEBIBYTE) for name in BUCKETS},
 }
-"""Bytes that each stream may hold; a bucket is the stream `KV_<bucket>`.
+"""Size limit of each stream in bytes; a bucket is the stream `KV_<bucket>`.
 
-A server whose store is full refuses every write, those of key-value records too. So no stream is without a limit, and
-the server's `max_file_store` is at least `file_bytes`: a full stream then never keeps a route from being written.
+A server with a full store refuses all writes, also of routes. So every stream has a limit, and the server's
+`max_file_store` is at least `file_bytes`.
 """
 KEEPS_THE_NEWEST = (ORDERS, EVENTS, DEADLETTER)
-"""Streams on disk that drop the oldest when they are full: what cannot be stored there would hold up other work.
+"""Streams on disk that drop their oldest messages when full, so that publication is never blocked.
 
-An order counts for a day at most, so an order of now matters more than any old one. What releases and versions need of
-an event is in their records.
+Orders expire within a day, and releases and versions keep their own records.
 """
 EVENT_DAYS = 90.0
-"""Days that announcements, orders and events are kept, unless an installation says otherwise."""
+"""Default days that announcements, orders and events are kept."""
 CONSUMERS = 1000
-"""Consumers that NATS lets a stream have since 2.15, unless its configuration says so (`default_max_consumers`)."""
+"""Default limit of consumers of a stream since NATS 2.15 (`default_max_consumers`)."""
 FROM_OUTSIDE_BYTES = EVENT_BYTES + 16 * 1024
-"""The most bytes of a message from outside with its headers; a smaller one above `EVENT_BYTES` is answered."""
+"""Largest message from outside, with headers; up to this size, one above `EVENT_BYTES` gets an answer."""
 
 
 def file_bytes(limits: Mapping[str, int] = LIMITS) -> int:
@@ -100,7 +99,7 @@ def streams(
 ) -> list[StreamConfig]:
     """Return the configurations of the five streams.
 
-    Messages on disk expire after `event_days`, except dead letters; telemetry is in memory, and the oldest is dropped.
+    Messages on disk expire after `event_days`, except dead letters; telemetry is kept in memory.
     """
     kept = [
         StreamConfig(
@@ -132,15 +131,14 @@ def streams(
 
 
 def consumer(service: str, fact: type[Fact], environment: Environment = "production") -> tuple[Stream, ConsumerConfig]:
-    """Return a service's durable consumer of a fact; admission is strictly one at a time, in stream order.
+    """Return a service's durable consumer of a fact.
 
-    All others have no limit of unacknowledged messages: what is returned with a delay counts as one, so that with a
-    limit the waiting messages of one model would stop those of all. Each service asks for one message at a time anyway.
+    Checkpoints are admitted one at a time, in stream order. Other consumers have no limit of unacknowledged messages:
+    messages returned with a delay count as unacknowledged, so one model's would block all.
     """
     stream = stream_of(fact)
     if stream is None:
-        msg = f"{fact.TYPE} is not stored, so nothing can consume it durably"
-        raise ValueError(msg)
+        raise ValueError(f"{fact.TYPE} is not stored, so nothing can consume it durably")
     config = ConsumerConfig(
         durable_name=durable_name(service, fact, environment),
         filter_subject=filter_subject(fact, environment),

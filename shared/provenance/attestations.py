@@ -34,10 +34,10 @@ class AttestedCommits:
     trust: Trust
 
     def key(self, kind: str, output_key: str, prefix: str = "") -> str:
-        """Return where the manifest of an output is committed.
+        """Return the key of an output's manifest.
 
-        Once a key of this step was revoked it is another object: what was made before is not found, and is made again
-        and attested by the new key. No service can attest afterwards that bytes which are merely there are right.
+        It changes when a key of this step is revoked: earlier outputs are then made and attested again, because nothing
+        can attest existing bytes afterwards.
 
         Raises:
             Transient: `key_not_trusted` if the list of keys cannot be read.
@@ -51,15 +51,15 @@ class AttestedCommits:
         return manifest_key(kind, output_key, prefix)
 
     def commit(self, key: str, manifest: M, about: Subjects = NOTHING) -> tuple[M, ArtifactRef]:
-        """Attest a manifest, then commit it, create-only; return the committed one, which may be another process's.
+        """Attest a manifest, then commit it, create-only; return the committed one, maybe another process's.
 
-        In this order no manifest is committed without its attestation, wherever the process is killed. What is found
-        committed is never attested afterwards: another writer may have put it there.
+        In this order no manifest is committed without its attestation. An existing manifest is not attested: another
+        writer may have put it there.
 
         Args:
-            key: Where the manifest is committed.
+            key: Key of the manifest.
             manifest: The manifest.
-            about: What went into it.
+            about: Its materials.
         """
         digest = digest_of(manifest_bytes(manifest))
         self.attest(digest, replace(about, named={key: digest}), self.store.prefix_of_key(key))
@@ -70,7 +70,7 @@ class AttestedCommits:
         self.store.put_manifest(self._own_key(digest, prefix), self.attester.sign(self.step, about))
 
     def has_attested(self, ref: ArtifactRef) -> bool:
-        """Return whether an attestation by this very key says that it made an artifact."""
+        """Return whether this key has attested an artifact."""
         data = self.store.find(self._own_key(ref.digest, self.store.prefix_of(ref)))
         own = [self.attester.listed()]
         return data is not None and isinstance(open_attestation(data, own, self.step, ref.digest), Signed)
@@ -80,7 +80,7 @@ class AttestedCommits:
 
 
 def artifact_prefix(step: Step, digest: str, prefix: str = "") -> str:
-    """Return where the attestations of a step about an artifact are: `<prefix>attestations/<step>/<hex>/`."""
+    """Return the prefix of a step's attestations of an artifact: `<prefix>attestations/<step>/<hex>/`."""
     return f"{prefix}attestations/{step}/{digest.removeprefix('sha256:')}/"
 
 
@@ -90,11 +90,11 @@ def find_attestation(
     """Return the newest valid attestation of a step about an artifact; else the reason why there is none.
 
     Args:
-        store: Where it is.
+        store: The object store.
         keys: The listed keys.
         step: The step.
         ref: The artifact.
-        allowed: Services and key ids that a version's policy lets attest this step; empty: every listed key.
+        allowed: Services and key ids that the version's policy accepts for this step; empty for every listed key.
     """
     problem = Problem("attestation_missing", f"There is no {step} attestation of {ref.uri} ({ref.digest}).")
     signed: list[Signed] = []
@@ -110,7 +110,7 @@ def find_attestation(
 
 
 def open_attestation(data: bytes, keys: Iterable[AttesterKey], step: Step, digest: str) -> Signed | Problem:
-    """Return an envelope's statement if it attests a step of the artifact with this digest; else why not."""
+    """Return an envelope's statement if it attests a step of the artifact with this digest, else the problem."""
     opened = open_envelope(data, keys)
     if isinstance(opened, Problem):
         return opened
@@ -127,7 +127,7 @@ class Chain:
 
     @property
     def prefix(self) -> str:
-        """Return where the links are."""
+        """Return the prefix of the links."""
         return f"versions/{self.model}/{self.version}/attestations/"
 
     def key(self, number: int) -> str:
@@ -143,7 +143,7 @@ class Chain:
         return sum(number == position for position, number in enumerate(self.numbers(), 1))
 
     def read(self, keys: Iterable[AttesterKey], number: int, previous: str | None) -> Signed | Problem:
-        """Return a link if it is signed and follows the envelope with the digest `previous`; else why not."""
+        """Return a link if it is signed and follows the envelope with the digest `previous`, else the problem."""
         key = self.key(number)
         data = self.store.find(key)
         if data is None:
@@ -157,10 +157,10 @@ class Chain:
     def append(self, attester: Attester, step: Step, about: Subjects, details: dict[str, Any] | None = None) -> bool:
         """Append a statement; return False if this key has attested this step of these subjects already.
 
-        `about` needs no position and no predecessor: both are filled in.
+        Number and predecessor in `about` are filled in.
 
         Raises:
-            Transient: `store_unavailable`, also if the chain changes all the time.
+            Transient: `store_unavailable`, also after `_ATTEMPTS` conflicts.
         """
         digests = {digest.removeprefix("sha256:") for digest in about.named.values()}
         for _ in range(_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Reports about a staged target in the object store: committed once for each output key, attested and chained."""
+"""Reports about a staged target: committed once for each output key, attested, and in the chain of the version."""
 
 from typing import Generic, TypeVar
 
@@ -13,11 +13,11 @@ R = TypeVar("R", BenchmarkReport, EvaluationReport)
 
 
 class AttestedReports(Generic[R]):
-    """The reports of one service, which attests its step about each.
+    """The attested reports of one service.
 
     Args:
-        report: their type.
-        kind: what their keys begin with.
+        report: the type of the reports.
+        kind: first part of their keys.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class AttestedReports(Generic[R]):
         return self._report.model_validate_json(self._store.get(ref))
 
     def commit(self, report: R) -> tuple[R, ArtifactRef]:
-        """Attest and write a report, create-only; return the committed one, which is in the chain of its version."""
+        """Attest, write (create-only) and chain a report; return the committed one."""
         return self._linked(*self._commits.commit(self._commits.key(self._kind, report.output_key), report))
 
     def _linked(self, report: R, ref: ArtifactRef) -> tuple[R, ArtifactRef]:

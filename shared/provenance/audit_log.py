@@ -21,19 +21,19 @@ from shared.storage.objects import AlreadyExists, ObjectVersion, Retention
 
 _SEGMENT = re.compile(rf"{re.escape(PREFIX)}([0-9]{{6}})\.jsonl", re.ASCII)
 _HEAD, _RECORD = "audit/head", "audit/tail"
-"""Names of what an envelope signs that is about the end of the log."""
+"""Subjects of the envelope that signs the end of the log."""
 _NEWEST = "the newest entries"
 
 
 def segment_key(number: int) -> str:
-    """Return where a segment is, from 1."""
+    """Return the key of a segment, numbered from 1."""
     return f"{PREFIX}{number:06d}.jsonl"
 
 
 def put_segment(store: Store, attester: Attester, tail: AuditTail, retention: Retention | None = None) -> Digest:
-    """Write the entries that a log is sealing as its next segment; return the digest of the envelope that signs it.
+    """Write the sealing entries of a log as its next segment; return the digest of the segment's envelope.
 
-    A segment that is there with the same entries stays: another process has written it.
+    A segment with the same entries, written by another process, stays.
 
     Raises:
         Permanent: `digest_mismatch` if other entries are there.
@@ -52,14 +52,15 @@ def put_segment(store: Store, attester: Attester, tail: AuditTail, retention: Re
     except AlreadyExists:
         there, _, anchor = (store.find(key) or b"").rstrip(b"\n").rpartition(b"\n")
         if there + b"\n" != body:
-            reason = f"{key} has other entries than the log; nothing is appended. See docs/operations.md."
-            raise Permanent("digest_mismatch", reason) from None
+            raise Permanent(
+                "digest_mismatch", f"{key} has other entries than the log; nothing is appended. See docs/operations.md."
+            ) from None
         return digest_of(canonical_json(json.loads(anchor)["anchor"]))
     return digest_of(envelope)
 
 
 def sign_tail(attester: Attester, tail: AuditTail) -> str:
-    """Return the envelope that signs the end of a log, and the record of the entries after its last segment."""
+    """Return the envelope that signs the end of a log and the record of its unsealed entries."""
     about = Subjects(named={_HEAD: tail.head, _RECORD: _digest_of_record(tail)}, number=tail.count)
     return attester.sign("audit", about).decode()
 
@@ -84,10 +85,10 @@ class AuditReading:
         head: Digest of the last entry.
         anchor: Digest of the last segment's envelope.
         segments: Number of segments read.
-        signed_end: Index and digest of the last entry, as the envelope of the last segment names them.
-        lost: Entries missing because the record of the newest ones was lost; they are no problem.
-        has_no_end: Whether that record is missing now.
-        missing: The first missing segment before an existing one; None without one.
+        signed_end: Index and digest of the last entry in the envelope of the last segment.
+        lost: Reports of lost unsealed entries; they are no problem.
+        has_no_end: Whether the record of unsealed entries is missing.
+        missing: The first missing segment; None without a gap.
     """
 
     keys: Sequence[AttesterKey]
@@ -129,9 +130,9 @@ class AuditReading:
         self.anchor = digest_of(envelope)
 
     def open(self, envelope: bytes, what: str) -> Signed | None:
-        """Return the signed content of an envelope, also of a key revoked since; note that, or any other problem.
+        """Return the signed content of an envelope, also with a revoked key; note a revocation or problem.
 
-        A revoked key signs nothing after one that counts: the registry has its successor by then.
+        A revoked key may not follow a valid one: by then the registry had its successor.
         """
         opened = open_envelope(envelope, [key.model_copy(update={"revoked_at": None}) for key in self.keys])
         if isinstance(opened, Problem):
@@ -151,9 +152,9 @@ class AuditReading:
         """Compare the end of the log with the end that the registry signed.
 
         Args:
-            signature: The envelope; None if there is none.
+            signature: The envelope, or None.
             count: Index of the last entry.
-            record: Digest of the record of what is in no segment; None if it is not known.
+            record: Digest of the record of unsealed entries; None if unknown.
         """
         if signature is None:
             if count:
@@ -168,7 +169,7 @@ class AuditReading:
             self.problems.append(f"{_NEWEST}: they are not those that the registry signed.")
 
     def resume(self, now: datetime) -> AuditTail:
-        """Return the log after its segments, whose record of the newest entries was lost; its entry says so."""
+        """Return a log that continues after its segments, with an entry about the lost record of unsealed entries."""
         count, head = self.signed_end or (self._index(), self.head)
         ended = AuditTail(segment=self.segments + 1, count=count, head=head, anchor=self.anchor)
         reason = (
@@ -179,7 +180,7 @@ class AuditReading:
         return append(ended, [item], cursors_of(self.entries))
 
     def tail(self, tail: AuditTail | None) -> None:
-        """Read the entries after the last segment (None if lost), and compare with the signed end of the log."""
+        """Read the unsealed entries (None if lost), and compare them with the signed end of the log."""
         if tail is None:
             self.has_no_end = self.segments > 0
             if self.has_no_end:
@@ -202,7 +203,7 @@ class AuditReading:
         self.end(tail.signature, count=tail.count, record=_digest_of_record(tail))
 
     def line(self, line: bytes) -> None:
-        """Read an entry that is in no segment, of an exported log."""
+        """Read an unsealed entry of an exported log."""
         self._lines([line], _NEWEST)
 
     def _lines(self, lines: Sequence[bytes], where: str) -> None:
@@ -232,7 +233,7 @@ class AuditReading:
 
 
 def read_log(store: Store, tail: AuditTail | None, keys: Sequence[AttesterKey]) -> AuditReading:
-    """Return the whole log: the segments in the store, then the entries after them; None if its record is missing.
+    """Return the whole log: the segments in the store, then the unsealed entries (`tail`, None if lost).
 
     Raises:
         Transient: `store_unavailable`.
@@ -245,7 +246,7 @@ def read_log(store: Store, tail: AuditTail | None, keys: Sequence[AttesterKey]) 
 def read_segments(store: Store, keys: Sequence[AttesterKey]) -> AuditReading:
     """Return the reading of all segments of the log.
 
-    Of a segment that something was written over, or that a delete marker hides, the first version is read; it is named.
+    Of an overwritten or deleted segment the first version is read, and reported.
 
     Raises:
         Transient: `store_unavailable`.
@@ -262,7 +263,7 @@ def read_segments(store: Store, keys: Sequence[AttesterKey]) -> AuditReading:
 
 
 def _open_segments(store: Store, problems: list[str]) -> tuple[Store, list[int]]:
-    """Return the store of the segments, and their numbers; add hidden or replaced segments to the problems."""
+    """Return the store pinned to the segments' first versions, and their numbers; report hidden or replaced ones."""
     versions: dict[str, list[ObjectVersion]] = {}
     for version in store.versions(PREFIX):
         versions.setdefault(version.key, []).append(version)
@@ -284,7 +285,7 @@ def _open_segments(store: Store, problems: list[str]) -> tuple[Store, list[int]]
 
 
 def export_log(store: Store, tail: AuditTail, segments: int) -> bytes:
-    """Return the log as JSON lines: the unchanged segments, the newest entries, and a line with the end."""
+    """Return the log as JSON lines: the segments, the unsealed entries, and a line with the signed end."""
     store, _ = _open_segments(store, [])
     parts = [store.find(segment_key(number)) or b"" for number in range(1, segments + 1)]
     entries = tail.entries[tail.sealing :] if tail.sealing and segments == tail.segment else tail.entries
@@ -295,8 +296,7 @@ def export_log(store: Store, tail: AuditTail, segments: int) -> bytes:
 def read_export(data: bytes, keys: Sequence[AttesterKey]) -> AuditReading:
     """Return an exported log, verified without bus and store.
 
-    Who has an older export can take its end, and cut off what came later. Keep the last digest elsewhere to find
-    that out.
+    A log truncated to an older signed end verifies; to detect that, keep the last digest elsewhere.
     """
     reading = AuditReading(keys)
     lines: list[bytes] = []

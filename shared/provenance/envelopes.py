@@ -1,4 +1,4 @@
-"""Signs statements as DSSE envelopes, and opens envelopes whose signature holds (ECDSA P-256, securesystemslib)."""
+"""DSSE envelopes of statements: signed and verified with ECDSA P-256 (securesystemslib)."""
 
 import hashlib
 import json
@@ -40,11 +40,11 @@ class Subjects:
     """The subjects of a claim, and its inputs.
 
     Attributes:
-        named: Digests by name.
-        materials: What went in.
-        follows: Digests of the envelopes of attestations that it builds on.
-        previous: Digest of the envelope before it in the chain of a version, if it is in one.
-        number: Its number in that chain.
+        named: Digests of the subjects by name.
+        materials: Digests of the inputs.
+        follows: Digests of the envelopes of earlier attestations.
+        previous: Digest of the previous envelope in a version's chain, if any.
+        number: Number in that chain.
     """
 
     named: dict[str, str] = field(default_factory=dict)
@@ -79,8 +79,9 @@ class Attester:
         """
         key = serialization.load_pem_private_key(private_key, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-            msg = f"the attestation key of {name} is no ECDSA key on the curve P-256: make it with `slipway keys init`"
-            raise ValueError(msg)  # noqa: TRY004 - the file is wrong, not a type in the program
+            raise ValueError(  # noqa: TRY004 - the file is wrong, not a type in the program
+                f"the attestation key of {name} is no ECDSA key on the curve P-256: make it with `slipway keys init`"
+            )
         self.name = name
         self.public_key = public_pem(key.public_key())
         self.key_id = key_id(self.public_key)
@@ -89,34 +90,34 @@ class Attester:
 
     @classmethod
     def from_settings(cls, connection: Connection, service: str, clock: Clock) -> "Attester":
-        """Return the attester of a service with the key that its settings name.
+        """Return the attester of a service with the key in its settings.
 
         Raises:
-            ValueError: The settings name no key, or one that cannot be read.
+            ValueError: The key is not set, or cannot be read.
         """
         path = connection.attestation_key
         if path is None:
-            msg = (
+            raise ValueError(
                 f"SLIPWAY_ATTESTATION_KEY is not set: {service} signs what it makes. `slipway keys init` makes "
                 f"attestation/{service}.pem in the folder of keys."
             )
-            raise ValueError(msg)
         try:
             return cls(service, path.read_bytes(), clock)
         except (OSError, ValueError) as error:
-            msg = f"SLIPWAY_ATTESTATION_KEY names {path}, which is no readable attestation key: {error}"
-            raise ValueError(msg) from error
+            raise ValueError(
+                f"SLIPWAY_ATTESTATION_KEY names {path}, which is no readable attestation key: {error}"
+            ) from error
 
     def listed(self) -> AttesterKey:
-        """Return this key as a list entry that is always valid, to recognise its own signatures."""
+        """Return this key as an always valid list entry, to recognise its own signatures."""
         return listed(self.name, self.public_key, valid_from=datetime.min.replace(tzinfo=UTC))
 
     def signed(self, envelope: bytes) -> bool:
-        """Return whether an envelope is signed by the current key, as earlier keys may be revoked."""
+        """Return whether an envelope is signed by this key."""
         return isinstance(open_envelope(envelope, (self.listed(),)), Signed)
 
     def sign(self, step: Step, about: Subjects, details: dict[str, object] | None = None) -> bytes:
-        """Return the envelope of a statement, as it is stored."""
+        """Return the signed envelope of a statement."""
         claim = Claim(
             step=step,
             attester=self.name,
@@ -146,24 +147,23 @@ class Attester:
 
 
 class Trust:
-    """The listed keys of attesters, read again at every use, so that a revocation takes effect at once."""
+    """The listed keys of attesters, read at every use, so that a revocation takes effect at once."""
 
     def __init__(self, path: Path) -> None:
-        """Take the file `trust/attesters.json` of a folder of keys."""
+        """Use the file `trust/attesters.json` of a folder of keys."""
         self.path = path
 
     @classmethod
     def from_settings(cls, connection: Connection) -> "Trust":
-        """Return the trust that the settings name.
+        """Return the list of keys in the settings.
 
         Raises:
-            ValueError: The settings name no list of keys, or one that cannot be read.
+            ValueError: The list is not set, or cannot be read.
         """
         if connection.attesters is None:
-            msg = (
+            raise ValueError(
                 "SLIPWAY_ATTESTERS is not set: name trust/attesters.json in the folder that `slipway keys init` makes."
             )
-            raise ValueError(msg)
         trust = cls(connection.attesters)
         try:
             trust.keys()
@@ -180,8 +180,9 @@ class Trust:
         try:
             return _KEYS.validate_json(self.path.read_bytes())
         except (OSError, ValidationError) as error:
-            reason = f"The list of attesters' keys, {self.path}, cannot be read: {error}."
-            raise Permanent("key_not_trusted", reason) from error
+            raise Permanent(
+                "key_not_trusted", f"The list of attesters' keys, {self.path}, cannot be read: {error}."
+            ) from error
 
     def known(self) -> tuple[AttesterKey, ...]:
         """Return the listed keys; none if the file cannot be read, with a warning."""
@@ -193,7 +194,7 @@ class Trust:
 
 
 def listed(name: str, public_key: str, **dates: object) -> AttesterKey:
-    """Return the entry of a key in the list, with the steps that its service attests."""
+    """Return the list entry of a key, with the steps that its service attests."""
     steps = tuple(step for step in STEPS if ATTESTED_BY[step] == name)
     return AttesterKey.model_validate(
         {"attester": name, "key_id": key_id(public_key), "public_key": public_key, "steps": steps, **dates}
@@ -241,7 +242,7 @@ def _parse_envelope(data: bytes) -> Envelope | None:
 
 
 def key_id(public_key: str) -> str:
-    """Return the id of a public key (PEM), as the OpenSSF model signing format has it."""
+    """Return the id of a public key (PEM): its SHA-256, as in the OpenSSF model signing format."""
     return hashlib.sha256(public_key.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Signs a person's sign-in request for the console with the person's key, and verifies it (Ed25519)."""
+"""Sign-in requests for the console, signed with the person's key (Ed25519) and verified."""
 
 import base64
 import binascii
@@ -16,18 +16,18 @@ from contracts.identities import Credential, IdentityName
 from contracts.vocabulary import Contract, Instant, canonical_json
 
 VALID: Final = timedelta(minutes=10)
-"""How long a link to sign in can be used, once."""
+"""Lifetime of a sign-in link, which works once."""
 LONGEST: Final = 2048
 _PREFIX: Final = b"\xffslipway.console-login.v1\n"
-"""Begins with a byte that no UTF-8 text has: the same key also signs texts that a bus chooses when it connects."""
+"""Begins with a byte that is invalid in UTF-8: the same key also signs nonces that a bus chooses as text."""
 
 
 class Login(Contract):
     """A request to sign in.
 
     Attributes:
-        audience: The address of the console, so that one console cannot use it at another one.
-        nonce: Makes it one that is used once.
+        audience: The address of the console, the only one that accepts the request.
+        nonce: Makes each request unique.
     """
 
     name: IdentityName
@@ -44,7 +44,7 @@ class NotAccepted:
 
 
 def login_link(console: str, credential: Credential, now: datetime) -> str:
-    """Return a link that signs a person in at a console, once, within `VALID`."""
+    """Return a link that signs a person in at a console once, within `VALID`."""
     import nkeys  # not for every program that verifies
 
     login = Login(name=credential.name, audience=console, expires_at=now + VALID, nonce=secrets.token_urlsafe(18))
@@ -56,12 +56,12 @@ def login_link(console: str, credential: Credential, now: datetime) -> str:
 def open_login(
     token: str, audience: str, public_keys: Callable[[str], Sequence[str]], now: datetime
 ) -> Login | NotAccepted:
-    """Return the request in a token if the person that it names signed it for this console just now; else why not.
+    """Return the request in a token if its person signed it for this console within `VALID`, else the reason.
 
     Args:
-        token: What the link has after `token=`.
+        token: The token of the link.
         audience: The address of this console.
-        public_keys: Returns the keys of a person; none for a name that is unknown.
+        public_keys: Returns the keys of a person; empty for an unknown name.
         now: The time.
     """
     payload_text, _, signature_text = token.partition(".")
@@ -82,7 +82,7 @@ def open_login(
 
 
 def named_in(token: str) -> str:
-    """Return whom a link says that it signs in, which nothing has verified yet; empty if it cannot be read."""
+    """Return the person's name in a token, unverified; empty if it cannot be read."""
     try:
         return Login.model_validate_json(_bytes(token.partition(".")[0])).name if len(token) <= LONGEST else ""
     except (binascii.Error, ValueError, ValidationError):

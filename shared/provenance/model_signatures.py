@@ -1,4 +1,4 @@
-"""Signatures of a folder of files in the OpenSSF model signing format, as `model_signing verify` reads them."""
+"""Signatures of a folder's files in the OpenSSF model signing format (`model_signing verify`)."""
 
 import base64
 import hashlib
@@ -17,19 +17,19 @@ MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
 def signature_key(model: str, version: int, variant: str) -> str:
-    """Return where the signature of a variant's files is."""
+    """Return the key of the signature of a variant's files."""
     return f"versions/{model}/{version}/{variant}.sig"
 
 
 def sign_files(attester: Attester, name: str, files: Sequence[FileEntry]) -> bytes:
-    """Return the bundle that signs the names and digests of files, as `model_signing verify key` takes it."""
+    """Return the bundle that signs the names and digests of files, for `model_signing verify key`."""
     envelope = json.loads(attester.envelope(canonical_json(_statement(name, files))))
     material = {"publicKey": {"hint": attester.key_id}, "tlogEntries": []}
     return canonical_json({"mediaType": MEDIA_TYPE, "verificationMaterial": material, "dsseEnvelope": envelope})
 
 
 def assess_signature(data: bytes, keys: Iterable[AttesterKey], name: str, files: Sequence[FileEntry]) -> Problem | None:
-    """Return why a bundle does not sign exactly these files by a key that may register versions; None if it does."""
+    """Return why a bundle is no signature of exactly these files by a registration key; None if it is."""
     try:
         bundle: dict[str, Any] = json.loads(data)
         envelope = bundle["dsseEnvelope"]

@@ -1,4 +1,4 @@
-"""Walks from a version to its inputs, and states for each step whether it is proven."""
+"""Verifies a version, its inputs and every step between them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,8 +37,8 @@ class Finding:
 
     Attributes:
         what: The step or the artifact.
-        verdict: `proven`: the bytes exist, attested by an authorised key. `stated`: content of a signed manifest,
-            which Slipway did not observe itself. `failed`: it is altered, missing, or not attested.
+        verdict: `proven`: the bytes exist, attested by an authorised key. `stated`: in a signed manifest, but not
+            observed by Slipway. `failed`: altered, missing, or not attested.
         detail: Signer and time, or the error and its location.
     """
 
@@ -49,12 +49,12 @@ class Finding:
 
 @dataclass
 class Verification:
-    """One walk. Each blob is read once, however many manifests name it.
+    """One verification; each blob is read once.
 
     Attributes:
         read_files: Whether blobs are read; manifests, attestations and records always are.
-        progress: Called with what is read next.
-        manifest: The version's manifest, as it was read and compared with what is signed; None before.
+        progress: Called with the path of each file before it is read.
+        manifest: The version's manifest; None before it was read.
     """
 
     store: Store
@@ -66,7 +66,7 @@ class Verification:
     _checked: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
     def version(self, model: str, number: int, variant: str | None = None) -> tuple[Finding, ...]:
-        """Return the findings about a version, or one of its variants; raise Permanent if it is not registered."""
+        """Return the findings about a version, or one of its variants; raise Permanent for an unknown version."""
         key = f"versions/{model}/{number}/manifest.json"
         data = self.store.find(key)
         if data is None:
@@ -94,7 +94,7 @@ class Verification:
     # -- the chain of the version -------------------------------------------------------------------------------------
 
     def _chain(self, chain: Chain, key: str, digest: str) -> Signed | None:
-        """Check all links, and return the first, the registration; None if it does not count."""
+        """Check all links, and return the first, the registration; None if it is not valid."""
         registration: Signed | None = None
         previous: str | None = None
         recorded = set()
@@ -136,7 +136,7 @@ class Verification:
         return set(subjects)
 
     def _altered(self, uri: str, digest: str) -> str | None:
-        """Return the difference of a small artifact from its attestation; None if there is none."""
+        """Return the difference of a small artifact from its attestation, or None."""
         try:
             data = self.store.find(self.store.key_of(uri))
         except Permanent as error:
@@ -188,7 +188,7 @@ class Verification:
             self._files("merged model", manifest.files, self.store.prefix_of(version.merged))
 
     def _attested(self, what: str, ref: ArtifactRef, kind: type[M], step: Step, materials: dict[str, str]) -> M | None:
-        """Check a manifest, its attestation, and that it was made of these materials; return it if it can be read."""
+        """Check a manifest, its attestation and materials; return it if it can be read."""
         try:
             data = self.store.get(ref)
         except Permanent as error:
@@ -263,7 +263,7 @@ class Verification:
             )
 
     def _check(self, file: FileEntry, prefix: str) -> str | None:
-        """Return the difference of a blob from its manifest; None if there is none."""
+        """Return the difference of a blob from its manifest, or None."""
         key = (file.digest, prefix)
         if key not in self._checked:
             self.progress(file.path)
@@ -282,7 +282,7 @@ class Verification:
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Note an object that the store cannot read, and continue without it."""
+        """Note an unreadable object as failed, and continue."""
         try:
             yield
         except Transient as error:

@@ -1,4 +1,4 @@
-"""Reads a version and everything that was recorded about it from the store."""
+"""Reads a version and its attested records from the store."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -28,11 +28,11 @@ M = TypeVar("M", bound=BaseModel)
 def read_version_history(store: Store, keys: Sequence[AttesterKey], model: str, number: int) -> VersionHistory | None:
     """Return a version with its records; None if it is not registered.
 
-    An attested record counts only if its attestation is signed by a listed key, follows the one before, and the
-    stored bytes have the digest that was signed.
+    A record is included if its attestation is signed by a listed key and follows the previous one, and the stored bytes
+    have the signed digest.
 
     Raises:
-        Permanent: `digest_mismatch` if the manifest is not the registered one.
+        Permanent: `digest_mismatch` if the manifest is not the registered bytes.
         Transient: `store_unavailable`.
     """
     key = f"versions/{model}/{number}/manifest.json"
@@ -99,7 +99,7 @@ def _attested(store: Store, links: Sequence[Signed], step: str, kind: type[M]) -
 
 
 def _read(store: Store, uri: str) -> bytes | None:
-    """Return the object that a link names; None if it is in another bucket."""
+    """Return the object at a URI; None if it is in another bucket."""
     try:
         return store.find(store.key_of(uri))
     except Permanent:

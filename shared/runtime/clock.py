@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 Boottime = Callable[[], float]
-"""The port for seconds since some moment, those in which the process was stopped or the machine suspended included."""
+"""Returns seconds since a fixed moment, including time in which the process or machine was suspended."""
 
 
 class Clock(Protocol):
@@ -32,5 +32,5 @@ class SystemClock:
 
 
 def boottime() -> float:
-    """Return seconds since the machine started, including suspension, which `monotonic` leaves out."""
+    """Return seconds since the machine started, including suspension, unlike `monotonic`."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -38,7 +38,7 @@ def describe_exit(code: int, *, out_of_memory: bool = False) -> str:
 
     Args:
         code: exit code; negative is the signal, as in `subprocess`.
-        out_of_memory: the count of processes killed for memory, perhaps others of the same group, rose just before.
+        out_of_memory: the kernel killed a process of the same control group for memory just before.
     """
     if code < 0:
         return _describe_signal(-code, out_of_memory=out_of_memory)
@@ -66,7 +66,7 @@ def signal_name(number: int) -> str:
 
 
 def explain_codes(text: str) -> str:
-    """Return a message of another program, with the signal's name after each negative exit code."""
+    """Return another program's message with the signal's name after each negative exit code."""
 
     def explain(match: re.Match[str]) -> str:
         return f"{match[0]} ({_describe_signal(int(match[2]))})"
@@ -109,11 +109,7 @@ def control_groups(root: Path = Path("/")) -> list[ControlGroup]:
 
 
 def count_memory_kills(root: Path = Path("/")) -> int:
-    """Return how many processes the kernel has killed because memory ran out.
-
-    The count is that of this process's control group (v1 or v2) if it has one: the machine's count includes
-    other groups.
-    """
+    """Return the number of processes that the kernel has killed for memory, in this control group if there is one."""
     for path in _counters(root):
         try:
             lines = path.read_text().splitlines()

@@ -15,10 +15,7 @@ def arm(specification: str, folder: Path) -> None:
 
 
 def failpoint(name: str, at: str = "") -> None:
-    """Kill this process with SIGKILL if this point is armed and has not fired yet.
-
-    The marker file then contains `at`, so that a test can see which of several writes the kill followed.
-    """
+    """Kill this process with SIGKILL if this point is armed and has not fired yet; write `at` to the marker file."""
     marker = _armed.get(name)
     if marker is None or marker.exists():
         return

@@ -48,26 +48,24 @@ async def run_job(
 ) -> dict[str, Any]:
     """Run a child process and return its result.
 
-    Cancelling ends the child. `memory_limit_bytes` bounds the child's data segment. The child's reported
-    outcome is final, however its process ends afterwards.
+    Cancelling ends the child. The child's reported outcome is final, whatever its exit code.
 
     Args:
         argv: The child's command line.
         on_progress: Called with each progress report.
-        log_path: Where its output goes.
-        memory_limit_bytes: The most private memory that it may map; no limit when absent.
-        timeout_s: The time after which it is ended; no limit when absent.
-        at_timeout: A sentence that says what an operator can do after a timeout.
-        env: Variables in addition to those of this process that hold no keys (`sandbox.clean_environment`).
+        log_path: File of its output.
+        memory_limit_bytes: Limit of its data segment; None for no limit.
+        timeout_s: Time limit; None for no limit.
+        at_timeout: Advice for the operator after a timeout.
+        env: Variables over those of `sandbox.clean_environment`.
         scratch: The folder for its temporary files.
         descriptors: Open descriptors that it inherits.
 
     Raises:
-        Permanent: The error that the child reported; `deadline_passed` after `timeout_s`, because the same work would
-            take as long again; `out_of_memory` or `engine_failed` if it died without a report.
-        Transient: The error that the child reported as transient.
-        ChildKilled: It was killed from outside. The input may be valid, so the work is redelivered up to the
-            delivery limit.
+        Permanent: The child's reported error; `deadline_passed` after `timeout_s`; `out_of_memory` or `engine_failed`
+            if it died without a report.
+        Transient: The child's reported transient error.
+        ChildKilled: It was killed from outside; the input may be valid.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     kills_before = count_memory_kills()
@@ -90,8 +88,9 @@ async def run_job(
         if not limit.expired():
             raise
         if not report.outcome:
-            reason = f"The work was ended after its limit of {timeout_s:.0f} s. {at_timeout}".rstrip()
-            raise Permanent("deadline_passed", reason) from error
+            raise Permanent(
+                "deadline_passed", f"The work was ended after its limit of {timeout_s:.0f} s. {at_timeout}".rstrip()
+            ) from error
     finally:
         if process.returncode is None:
             await asyncio.to_thread(terminate_tree, process.pid)
@@ -108,13 +107,9 @@ class Worker:
     """A module of ours that runs as a child process, once per job.
 
     Attributes:
-        module: Its name; it ends with `worker.job_main`.
-        log_path: Where its output goes.
-        environment: Variables in addition to those of this process that hold no keys.
-        threads: Threads of torch and its libraries; None leaves the choice to them.
-        memory_limit_bytes: The most private memory that it may map; None is no limit.
-        timeout_s: The time after which it is ended; None is no limit.
-        at_timeout: A sentence that says what an operator can do after a timeout.
+        module: Name of the module, which calls `worker.job_main`.
+        threads: Threads of torch and its libraries; None for their default.
+        log_path, environment, memory_limit_bytes, timeout_s, at_timeout: As in `run_job`.
     """
 
     module: str
@@ -163,9 +158,9 @@ class _Report:
 
 
 async def _read_until_exit(process: asyncio.subprocess.Process, on_progress: OnProgress, report: _Report) -> None:
-    """Read the child's messages until it has ended and nothing more arrives.
+    """Read the child's messages until it has exited and its output is silent.
 
-    The end of its output is not awaited: a process that the child forked may hold the pipe open for ever.
+    The end of the output is not awaited: a forked process may keep the pipe open.
     """
     reading = asyncio.ensure_future(_read_messages(process.stdout, on_progress, report))
     ended = asyncio.ensure_future(_wait_for_exit(process))

@@ -1,8 +1,8 @@
 """Ties a process to its parent, limits its memory and network, then executes the requested program.
 
-Run as `python -I -S launch.py PARENT_PID MEMORY_BYTES ALONE PROGRAM ARGUMENTS…` (0: no limit; 1: a network namespace of
-its own, where the machine permits one). It is a file of its own, so that none of our code runs between fork and exec of
-a process with threads. The kernel kills the program when the thread that started it ends.
+Run as `python -I -S launch.py PARENT_PID MEMORY_BYTES ALONE PROGRAM ARGUMENTS…` (MEMORY_BYTES 0: no limit; ALONE 1: an
+own network namespace, if permitted). A separate file, so that a process with threads runs no code between fork and
+exec. The kernel kills the program when the thread that started it ends.
 """
 
 import ctypes

@@ -24,11 +24,7 @@ def histogram(declared: Metric, registry: CollectorRegistry) -> Histogram:
 
 
 class BoundedLabel:
-    """Values of a label that come from outside: beyond a limit, all others are `other`.
-
-    The first values keep their label until the process ends: series that change their meaning mislead more than some
-    without a name.
-    """
+    """A label with values from outside: the first ones up to a limit are kept, all later ones become `other`."""
 
     def __init__(self, limit: int = LABEL_VALUES) -> None:
         self._limit = limit
@@ -45,10 +41,7 @@ class BoundedLabel:
 
 
 class Counts:
-    """A gauge of counts by labels; each source replaces its earlier counts.
-
-    A source is a record. Labels that no source names any more are 0: their series would keep the last value otherwise.
-    """
+    """A gauge of counts by labels; each source, a record, replaces its earlier counts. Unused labels are set to 0."""
 
     def __init__(self, metric: Gauge) -> None:
         self._metric = metric
@@ -56,7 +49,7 @@ class Counts:
         self._shown: set[tuple[str, ...]] = set()
 
     def replace(self, source: str, counts: Mapping[tuple[str, ...], float]) -> None:
-        """Take the counts of a source in place of those before."""
+        """Replace the counts of a source."""
         if self._by_source.get(source, {}) == counts:
             return
         if counts:
@@ -66,7 +59,7 @@ class Counts:
         self._show(counts)
 
     def keep_only(self, sources: Iterable[str]) -> None:
-        """Forget the sources that are not listed."""
+        """Forget all other sources."""
         gone = self._by_source.keys() - set(sources)
         for source in gone:
             del self._by_source[source]

@@ -1,4 +1,4 @@
-"""Starts, limits and terminates processes of the operating system; none is left running."""
+"""Command lines, memory limits and termination of child processes."""
 
 import contextlib
 import os
@@ -14,10 +14,9 @@ _LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 def child_command(argv: Sequence[str], *, memory_limit_bytes: int | None = None, alone: bool = False) -> list[str]:
-    """Return the command line of a program that the kernel kills if the thread that starts it ends.
+    """Return the command line of a program that the kernel kills when the starting thread ends; use the main thread.
 
-    Start it from the main thread. `memory_limit_bytes` limits its data segment; `alone` gives it a network without
-    interfaces, where the machine permits that.
+    `memory_limit_bytes` limits its data segment; `alone` gives it a network without interfaces, if permitted.
     """
     options = [str(os.getpid()), str(memory_limit_bytes or 0), str(int(alone))]
     return [sys.executable, "-I", "-S", str(_LAUNCHER), *options, *argv]
@@ -29,20 +28,20 @@ def memory_bytes(root: Path = Path("/")) -> int:
 
 
 def available_memory_bytes(root: Path = Path("/"), *, machine: int | None = None) -> int:
-    """Return the memory that this process could still use: the machine's, or the rest of its control groups' limits.
+    """Return the available memory in bytes: the machine's, or less by the limits of the control groups.
 
     Args:
-        root: Where `proc` and `sys` are.
-        machine: What is available on the machine, in bytes; read from the kernel if not given.
+        root: Folder of `proc` and `sys`.
+        machine: Available bytes of the machine; by default the kernel's figure.
     """
     available = psutil.virtual_memory().available if machine is None else machine
     return max(0, min([available, *(limit - _used_bytes(group) for group, limit in _group_limits(root))]))
 
 
 def _group_limits(root: Path) -> Iterator[tuple[Path, int]]:
-    """Yield the folder and limit of each control group of the process, and of all their parents.
+    """Yield folder and limit of the process's control groups and their parents.
 
-    In a container the named group may not be mounted; its own limit is then at the mount point.
+    In a container the named group may not be mounted; its limit is then at the mount point.
     """
     for control_group in control_groups(root):
         file = "memory.max" if control_group.version == 2 else "memory.limit_in_bytes"

@@ -8,23 +8,24 @@ import socket
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
 
 FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable by which prometheus_client learns, when it is imported, that metrics are shared, and where."""
+"""The folder of shared metrics; prometheus_client reads this variable at import."""
 _LOCK = "lock"
 _held: list[IO[bytes]] = []
-"""The lock of this process's folder: its children inherit it, and it is free when the last of them has ended."""
+"""The lock of this process's folder, inherited by its children, so free once the last of them has ended."""
 
 
 def share_metrics(root: Path) -> None:
     """Enable combined metrics for this process and its children. Call it before prometheus_client is imported.
 
     Args:
-        root: Has one folder per host and process; unused ones are removed, also those of former containers.
+        root: Parent of one folder per host and process; unused ones are removed.
     """
     host = root / socket.gethostname()
     host.mkdir(parents=True, exist_ok=True)
@@ -67,15 +68,8 @@ def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
     from prometheus_client import CollectorRegistry
 
     registry = CollectorRegistry()
-    registry.register(_SharedMetrics())
+    registry.register(SimpleNamespace(collect=lambda: _merge("*.db")))
     return registry
-
-
-class _SharedMetrics:
-    """The metrics of all processes, added up when they are asked for."""
-
-    def collect(self) -> "Iterable[Metric]":
-        return _merge("*.db")
 
 
 def _merge(pattern: str) -> "Iterable[Metric]":
@@ -94,10 +88,7 @@ def _has_content(path: Path) -> bool:
 
 
 def sum_live_gauges() -> dict[str, float] | None:
-    """Return the sums over all processes of their gauges without labels in the mode `livesum`; None if none are shared.
-
-    Only the files of these gauges are read: those of histograms are many times larger.
-    """
+    """Return the sums over all processes of gauges without labels in mode `livesum`; None without shared metrics."""
     if FOLDER not in os.environ:
         return None
     samples = (sample for metric in _merge("gauge_livesum_*.db") for sample in metric.samples)
@@ -105,9 +96,9 @@ def sum_live_gauges() -> dict[str, float] | None:
 
 
 def identify_process(number: int) -> None:
-    """Write this process's metrics, which do not exist yet, to the files of a number; a later process continues them.
+    """Write this process's metrics to the files of a number, which a later process continues; call it before any exist.
 
-    By default the files are those of a process id, and every process that ends would leave its own behind.
+    By default every process would leave files named after its pid.
     """
     from prometheus_client import values
 

@@ -19,7 +19,7 @@ ReportProgress = Callable[[str, float, float, str], None]
 def progress_reporter(
     bus: "Bus", event: Event[Any], clock: Clock, interval_s: float, variant: Variant | None = None
 ) -> ReportProgress:
-    """Return a function that publishes progress, at most every `interval_s` for each step, and always its end."""
+    """Return a function that publishes progress at most every `interval_s` for each step, and always the end."""
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
     last: dict[str, float] = {}

@@ -1,8 +1,7 @@
-"""Drops the rights of a process that it does not need to parse a file from outside; standard library only.
+"""Drops the rights of a process before it parses a file from outside; standard library only.
 
-The parent keeps its keys to itself (`hide_memory`, `clean_environment`); the child calls `enter` before it opens the
-file.
-Run as `python -m shared.runtime.sandbox` it enters and prints what holds on this machine.
+The parent protects its keys (`hide_memory`, `clean_environment`); the child calls `enter` before it opens the file.
+`python -m shared.runtime.sandbox` enters and prints the protections of this machine.
 """
 
 import ctypes
@@ -16,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shared.runtime import seccomp
+from shared.runtime.seccomp import UnavailableError
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-"""System calls; their numbers are the same on all processors."""
+"""System calls of Landlock, with the same numbers on all processors."""
 _VERSION = 1
 _PATH_BENEATH = 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -31,12 +31,11 @@ _TCP_ABI, _SCOPE_ABI = 4, 6
 _SIGNALS_AND_ABSTRACT_SOCKETS = 0b11
 READ = _READ_FILE | _READ_FOLDER
 CREATE = _REMOVE_FOLDER | _REMOVE_FILE | _MAKE_FOLDER | _MAKE_FILE | _REFER
-"""No symbolic links, pipes and sockets: the parent may open what it finds there. Links and moves are possible only
-between folders that may be changed both."""
+"""No symbolic links, pipes or sockets, which the parent might open. Links and moves only between writable folders."""
 WRITE = READ | _WRITE_FILE | _TRUNCATE | CREATE
 DEVICE = _READ_FILE | _WRITE_FILE | _DEVICE_CONTROL
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _DEVICE_CONTROL
-"""Rights that a rule for a file, not a folder, may have."""
+"""Rights that apply to files."""
 
 
 class _Ruleset(ctypes.Structure):
@@ -48,24 +47,20 @@ class _PathBeneath(ctypes.Structure):
     _fields_ = (("access", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
-class UnavailableError(Exception):
-    """Files cannot be limited on this machine; the message says why."""
-
-
 def abi() -> int:
-    """Return the version of Landlock that the kernel has; 0 if it has none, or if it is switched off."""
+    """Return the kernel's version of Landlock; 0 without it."""
     version = _libc().syscall(_CREATE_RULESET, None, 0, _VERSION)
     return int(version) if version > 0 else 0
 
 
 def restrict(read: Iterable[Path], write: Iterable[Path], devices: Iterable[Path] = ()) -> None:
-    """Restrict the process to these files, and to files below these folders; missing paths are left out.
+    """Restrict the process to these files and folders; missing paths are ignored.
 
-    Where the kernel can, it also refuses TCP, abstract Unix sockets and signals to processes outside.
-    The calling thread must be the only one.
+    Also refuses TCP, abstract Unix sockets and signals to other processes, if the kernel supports that. The calling
+    thread must be the only one.
 
     Raises:
-        UnavailableError: The kernel has no Landlock, or other threads run already, which it would not cover.
+        UnavailableError: The kernel has no Landlock, or other threads run already.
     """
     version = abi()
     if not version:
@@ -112,9 +107,9 @@ def _checked(result: int) -> int:
 
 
 NETWORK_NAMESPACE = "SLIPWAY_CHILD_NAMESPACE"
-"""Variable that `launch` sets: `yes`, or why there is none."""
+"""Variable that `launch` sets: `yes`, or why there is no namespace."""
 SETTING, REQUIRED = "SLIPWAY_SANDBOX", "required"
-"""Variable with which work is refused where something does not hold; without it, that is logged."""
+"""Setting that refuses work in an incomplete sandbox; by default that is logged."""
 OPEN_FILES = 1024
 _PROBE_S = 30.0
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 4, 24, 38, 39
@@ -151,11 +146,11 @@ class Protection:
     """The protections of a process: `yes`, or the reason why one is missing.
 
     Attributes:
-        no_new_privs: No program that it executes gains rights.
-        no_capabilities: It has no capability, also as root.
+        no_new_privs: Executed programs gain no rights.
+        no_capabilities: No capabilities, also as root.
         seccomp: No sockets, programs, new or other processes, namespaces, kernel interfaces.
-        landlock: Only its own files can be opened.
-        namespace: It started with a network of its own, without interfaces.
+        landlock: No files but its own.
+        namespace: A network without interfaces.
     """
 
     no_new_privs: str
@@ -170,7 +165,7 @@ class Protection:
 
 
 def hide_memory() -> None:
-    """Keep memory and environment of this process from other processes of the same user, and from core files."""
+    """Hide memory and environment of this process from other processes of the same user, and from core files."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
@@ -191,8 +186,8 @@ def clean_environment(scratch: Path | None = None) -> dict[str, str]:
 def enter(read: Iterable[Path] = (), write: Iterable[Path] = ()) -> Protection:
     """Restrict this process permanently, and return its protections.
 
-    Files: it can read itself, the libraries, `read` and `write`, and change only what is below `write`. Call it before
-    other threads start and before a file from outside is opened; descriptors that are open stay usable.
+    It can then read its code, the libraries, `read` and `write`, and write below `write` only. Call it before other
+    threads start; open descriptors stay usable.
     """
     hide_memory()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -237,15 +232,15 @@ def _restrict_files(read: Iterable[Path], write: Iterable[Path]) -> str:
 def _deny_calls() -> str:
     try:
         seccomp.deny()
-    except seccomp.UnavailableError as error:
+    except UnavailableError as error:
         return str(error)
     return "yes"
 
 
 def code_paths() -> list[Path]:
-    """Return the folders that Python imports from: the environment, and Slipway's packages.
+    """Return the folders of the Python environment and of each package on `sys.path`.
 
-    The folder that holds our packages is left out: in a checkout it also holds the state of an embedded stack.
+    Not their parent folder, which in a checkout also has the state of an embedded stack.
     """
     prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     paths = [*prefixes, Path(sys.prefix)]
@@ -263,7 +258,7 @@ def code_paths() -> list[Path]:
 
 
 def probe() -> Protection:
-    """Return the protections of a child process on this machine, by starting a sandboxed one."""
+    """Start a sandboxed child process, and return its protections."""
     from shared.runtime.process import child_command  # not above: it needs more than the standard library
 
     done = subprocess.run(

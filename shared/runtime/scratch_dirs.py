@@ -1,4 +1,4 @@
-"""Temporary folders for units of work; they are removed afterwards, also after a kill."""
+"""Temporary folders for units of work, removed afterwards, also after a kill."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ class ScratchDirs:
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove_stale(self) -> None:
-        """Remove the folders of processes that were killed before they removed them."""
+        """Remove the folders of killed processes."""
         for folder in self._root.glob("*-*"):
             pid = folder.name.partition("-")[0]
             if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):

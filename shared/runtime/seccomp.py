@@ -37,14 +37,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "shared by key": ("msgget", "semget", "shmget", "mq_open"),
 }
-"""What is denied whatever its arguments are; the rest is what computing needs: files, memory, threads, pipes."""
+"""System calls denied with any arguments. Allowed: files, memory, threads, pipes."""
 NEW_NAMESPACES = 0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x00000080
 """Flags of `clone`: mount, cgroup, uts, ipc, user, pid, net, time."""
 _THREAD = 0x00010000
-"""Flag of `clone` without which it makes a process; that would outlive the signal to this process and its group."""
+"""Flag of `clone` for a thread; without it `clone` makes a process, which could outlive this one."""
 _OWN_ONLY = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
 _PRIORITY_OF_PROCESS = {"setpriority": 0, "ioprio_set": 1}
-"""Their first argument for one process; other values mean a group, or all of a user."""
+"""First argument that means one process, not a group or user."""
 _LIBRARY = "libseccomp.so.2"
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _THREAD_SYNC = 4
@@ -52,7 +52,7 @@ _NOT_EQUAL, _MASKED_EQUAL = 1, 7
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
-"""With them, and with the two requests above, the kernel sends a signal to any process of the same user."""
+"""With these commands, and the two requests above, the kernel signals any process of the same user."""
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPES = 1, 1, 0xF
 
 
@@ -66,13 +66,13 @@ class _Comparison(ctypes.Structure):
 
 
 class UnavailableError(Exception):
-    """The filter cannot be set on this machine; the message says why."""
+    """A protection is not available on this machine; the message says why."""
 
 
 def deny() -> None:
-    """Refuse the denied system calls of all threads of this process, and of its later children, with EPERM.
+    """Refuse the denied system calls of this process's threads and later children with EPERM; set `no_new_privs`.
 
-    Calls of another architecture (32 bit, x32) end the process. It also sets `no_new_privs`.
+    Calls of another architecture (32 bit, x32) end the process.
 
     Raises:
         UnavailableError: libseccomp is not installed, or the kernel or a container forbids filters.
@@ -115,7 +115,7 @@ def _add_rules(library: ctypes.CDLL, context: int) -> None:
 
 
 def _add_conditions(refuse: Callable[..., None]) -> None:
-    """Deny system calls that are denied with some arguments only."""
+    """Deny system calls with certain arguments."""
     refuse("clone3", error=errno.ENOSYS)  # its flags are behind a pointer; libraries fall back to `clone`
     for flag in NEW_NAMESPACES:
         refuse("clone", _Comparison(0, _MASKED_EQUAL, flag, flag))
@@ -127,7 +127,7 @@ def _add_conditions(refuse: Callable[..., None]) -> None:
 
 
 def _add_rules_of_others(refuse: Callable[..., None]) -> None:
-    """Deny system calls that act on other processes with some arguments only."""
+    """Deny system calls with arguments that mean other processes."""
     for name in ("kill", "tgkill"):  # `abort` signals its own process
         refuse(name, _Comparison(0, _NOT_EQUAL, os.getpid(), 0))
     for name in ("prlimit64", *_OWN_ONLY):

@@ -31,10 +31,8 @@ from shared.runtime.telemetry import configure_logging
 
 S = TypeVar("S", bound=BaseSettings)
 Check = Callable[[], Awaitable[object]]
-"""Raises an error if a dependency does not work; what it returns is ignored."""
+"""Raises an error if a dependency does not work."""
 _CHECK_TIMEOUT_S = 5.0
-_REFUSED = 1
-"""Exit code of a service that a step of its preparation refuses for good."""
 
 
 def run_service(
@@ -88,10 +86,10 @@ async def _run(check: Check) -> str:
 
 
 async def check_sandbox(connection: Connection) -> None:
-    """Log the protections that the sandbox of parsing children lacks on this machine.
+    """Log the missing protections of the sandbox on this machine.
 
     Raises:
-        Permanent: `internal_error` if something is lacking and `SLIPWAY_SANDBOX` is `required`.
+        Permanent: `internal_error` if one is missing and `SLIPWAY_SANDBOX` is `required`.
     """
     missing = (await asyncio.to_thread(sandbox.probe)).missing()
     if missing and connection.sandbox == sandbox.REQUIRED:
@@ -113,16 +111,8 @@ async def connect_with_retries(bus: Bus) -> None:
             return
 
 
-class _RefusedError(Exception):
-    """A step of the preparation failed in a way that trying again does not change."""
-
-    def __init__(self, error: Permanent) -> None:
-        super().__init__(error.reason)
-        self.error = error
-
-
 async def _prepare(steps: Sequence[Callable[[], object]]) -> None:
-    """Do each step in a thread; again after a second where something is away for now, as a store that starts."""
+    """Run each step in a thread; repeat it each second while it raises Transient."""
     for step in steps:
         while True:
             try:
@@ -130,8 +120,6 @@ async def _prepare(steps: Sequence[Callable[[], object]]) -> None:
             except Transient as error:
                 structlog.get_logger().warning("waiting to start", code=error.code, reason=error.reason)
                 await asyncio.sleep(1)
-            except Permanent as error:
-                raise _RefusedError(error) from error
             else:
                 break
 
@@ -143,10 +131,7 @@ async def _connect(bus: Bus, prepare: Sequence[Callable[[], object]]) -> None:
 
 
 async def _wait_for_consumers(bus: Bus) -> None:
-    """Wait until the service's consumers exist: after a restart of the bus, telemetry's are missing briefly.
-
-    Why the service waits is logged; one that is deleted later is waited for as well.
-    """
+    """Wait until the service's consumers exist; after a restart of the bus, telemetry's are missing briefly."""
     reported = ""
     while (missing := await bus.find_missing_consumer()) is not None:
         if missing != reported:
@@ -167,22 +152,28 @@ async def serve(
 ) -> None:
     """Run until SIGTERM or SIGINT: start endpoints, bus, handlers and background work; stop them in reverse order.
 
-    The endpoints need nothing else: without the bus the service is alive and not ready. If a background task fails, the
-    service ends, so that its supervisor restarts it: a part of a service is worse than none. `on_stop` is called before
-    the endpoints wait for the requests in flight: it ends those that would never end. `prepare` are steps that must be
-    done before the first message, each in a thread: one that raises Transient is tried again, while the service is
-    alive and not ready.
+    Without the bus the service is alive and not ready. If a background task fails, the service ends, for its supervisor
+    to restart it.
+
+    Args:
+        bus: The connection.
+        connection: The settings.
+        ready: Readiness checks by name, beside the bus.
+        background: Tasks that run until the end.
+        app: Further endpoints.
+        on_stop: Called before the endpoints wait for requests in flight; ends endless ones.
+        prepare: Steps before the first message, each in a thread; repeated while they raise Transient.
 
     Raises:
-        SystemExit: 1 if a step of `prepare` is refused for good: nothing is consumed or changed then.
+        SystemExit: 1 after a Permanent error of a step or background task.
     """
     checks = {"bus": bus.check, **(ready or {})}
     connect = partial(_connect, bus, prepare)
     try:
         await _serve(bus, connection, checks, connect, app or Starlette(), background=background, on_stop=on_stop)
-    except _RefusedError as refusal:
-        structlog.get_logger().error("does not run", code=refusal.error.code, reason=refusal.error.reason)
-        raise SystemExit(_REFUSED) from None
+    except Permanent as refusal:
+        structlog.get_logger().error("does not run", code=refusal.code, reason=refusal.reason)
+        raise SystemExit(1) from None
 
 
 async def _serve(
@@ -240,7 +231,7 @@ async def _serve(
 
 
 class HttpServer(uvicorn.Server):
-    """Uvicorn without its signal handlers, which would raise the signal again before the service's clean-up."""
+    """Uvicorn without signal handlers, which would re-raise the signal before the service's clean-up."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -248,7 +239,7 @@ class HttpServer(uvicorn.Server):
         yield
 
     def stop(self) -> None:
-        """Close the port, and end when the requests in flight are answered."""
+        """Close the port, and end after the requests in flight."""
         self.should_exit = True
 
 

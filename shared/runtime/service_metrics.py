@@ -1,4 +1,4 @@
-"""Exports metrics that every service has: its build, the lag of its consumers, the expiry of its certificates."""
+"""Metrics of every service: its build, the lag of its consumers, the expiry of certificates."""
 
 import asyncio
 import contextlib
@@ -25,15 +25,15 @@ _ANSWER_S: Final = 5.0
 
 
 class ServiceMetrics:
-    """The gauges of one service about itself. A gauge that cannot be read keeps its last value, logged once."""
+    """The gauges of one service. A gauge that cannot be read keeps its last value, logged once."""
 
     def __init__(self, bus: Bus, connection: Connection, certificates: dict[str, Path | None] | None = None) -> None:
         """Export the build; the rest follows with `keep_current`.
 
         Args:
-            bus: The service's connection, whose registry takes the metrics.
-            connection: The addresses of bus and store, and the certificates that they are trusted by.
-            certificates: More certificates in files, by name; None for one that is not used.
+            bus: The service's connection, with the registry of metrics.
+            connection: Addresses and certificate authorities of bus and store.
+            certificates: Files of further certificates by name; None for an unused one.
         """
         self._bus, self._connection = bus, connection
         files = {"bus-authority": connection.nats_ca, "store-authority": connection.s3_ca, **(certificates or {})}
@@ -56,43 +56,30 @@ class ServiceMetrics:
                 certificates_at_s = now_s + CERTIFICATES_EVERY_S
                 await self.read_certificates()
             await self.read_consumers()
-            await self.read_shed()
             await asyncio.sleep(EVERY_S)
 
     async def read_consumers(self) -> None:
-        """Export the pending messages of the service's consumers."""
-        if not self._bus.consumptions:
+        """Export the lag of the service's consumers, and telemetry dropped before receipt; redeliveries hide some."""
+        streams = {durable: consumption.stream for durable, consumption in self._bus.consumptions.items()}
+        if not streams:
             return
         try:
-            for durable, consumption in self._bus.consumptions.items():
-                info = await self._bus.js.consumer_info(consumption.stream, durable, timeout=_ANSWER_S)
+            last = (await self._bus.js.stream_info(TELEMETRY)).state.last_seq if TELEMETRY in streams.values() else 0
+            for durable, stream in streams.items():
+                info = await self._bus.js.consumer_info(stream, durable, timeout=_ANSWER_S)
                 self._pending.labels(durable).set(info.num_pending or 0)
                 self._unacknowledged.labels(durable).set(info.num_ack_pending or 0)
+                if stream == TELEMETRY:
+                    last -= (info.delivered.consumer_seq if info.delivered else 0) + (info.num_pending or 0)
         except (nats.errors.Error, TimeoutError, OSError) as error:
             self._note_failure("consumers", error)
         else:
+            self._shed.set(max(0, last))
             self._read_at.set(self._bus.clock.now().timestamp())
             self._failed.discard("consumers")
 
-    async def read_shed(self) -> None:
-        """Export the number of telemetry messages dropped before receipt. Redelivery hides some."""
-        durables = [name for name, consumption in self._bus.consumptions.items() if consumption.stream == TELEMETRY]
-        if not durables:
-            return
-        try:
-            last = (await self._bus.js.stream_info(TELEMETRY)).state.last_seq
-            infos = [await self._bus.js.consumer_info(TELEMETRY, name, timeout=_ANSWER_S) for name in durables]
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            self._note_failure("telemetry", error)
-            return
-        reached = sum(
-            (info.delivered.consumer_seq if info.delivered else 0) + (info.num_pending or 0) for info in infos
-        )
-        self._shed.set(max(0, last - reached))
-        self._failed.discard("telemetry")
-
     async def read_certificates(self) -> None:
-        """Export when the certificates expire: those in files, and those that bus and store present."""
+        """Export the expiry of certificates in files, and of those presented by bus and store."""
         for name, path in list(self._files.items()):
             try:
                 text = await asyncio.to_thread(path.read_bytes)
@@ -109,7 +96,7 @@ class ServiceMetrics:
                 self._note_failure(name, error)
 
     def _servers(self) -> dict[str, tuple[str, int, Path]]:
-        """Return the addresses that present a certificate, each with the authority that verifies it."""
+        """Return the TLS addresses by name, each with the authority that verifies it."""
         addresses, connection = {}, self._connection
         if connection.nats_ca is not None:
             url = urlsplit(connection.nats_url.split(",")[0])
@@ -126,7 +113,7 @@ class ServiceMetrics:
 
 
 async def _presented(host: str, port: int, authority: Path) -> datetime:
-    """Return when the certificate of a server expires; the bus, too, begins with the handshake."""
+    """Return the expiry of a server's certificate."""
     context = ssl.create_default_context(cafile=str(authority))
     async with asyncio.timeout(_ANSWER_S):
         _, writer = await asyncio.open_connection(host, port, ssl=context)

@@ -1,4 +1,4 @@
-"""Settings that services share: connection, sources of checkpoints, limits of workers. Only `main` reads them."""
+"""Settings shared by services: connection, sources of checkpoints, limits of workers. Only `main` reads them."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Kind = TypeVar("Kind", bound=BaseSettings)
 
 
 def variable_of(kind: type[BaseSettings], name: str) -> str:
-    """Return the environment variable that a field is read from."""
+    """Return the environment variable of a field."""
     owner = next((each for each in (kind, SourceSettings) if name in each.model_fields), None)  # some hold the latter
     if owner is None:  # an alias, which is the variable itself
         return name.upper()
@@ -23,10 +23,7 @@ def variable_of(kind: type[BaseSettings], name: str) -> str:
 
 
 def refused_variables(kind: type[BaseSettings], error: ValidationError | SettingsError) -> dict[str, str]:
-    """Return the fault of each refused variable; a fault without a variable is under an empty name.
-
-    Secrets are not shown, and neither are the values that several variables have together.
-    """
+    """Return the fault of each refused variable, without secrets; the key of a fault without a variable is empty."""
     if isinstance(error, SettingsError):  # a list or an object that is no JSON
         field = re.search(r'field "(\w+)"', str(error))
         variable = variable_of(kind, field[1]) if field is not None else ""
@@ -51,10 +48,10 @@ def describe_refused(problems: Mapping[str, str]) -> str:
 
 
 def read_settings(kind: type[Kind]) -> Kind:
-    """Return the settings that the environment holds.
+    """Return the settings from the environment.
 
     Raises:
-        SystemExit: a variable is not valid; the message names it, its value and what is allowed.
+        SystemExit: a variable is not valid; the message names it, its value and the allowed ones.
     """
     try:
         return kind()

@@ -11,18 +11,16 @@ from shared.errors import translate
 
 K = TypeVar("K", bound=Hashable)
 _SLOW_RATIO = 0.1
-"""An item that took a larger part of its time limit is slow."""
+"""Share of the time limit above which an item is slow."""
 
 
 class Sweeper(Generic[K]):
-    """Runs the due work of each item until cancelled, with one rule for failures.
+    """Runs the due work of each item until cancelled.
 
-    Up to `at_once` items are done at the same time, in the order of the list; an item is never done twice at once. An
-    item that fails, or takes longer than `item_limit_s`, is logged and left to the next sweep; the others continue. The
-    next sweep does not wait for items that are still being done. Items that were slow the last time come after all
-    others, the one that has waited longest first, and leave one slot of several free, so they delay no others. Items
-    that become slow delay the others while they have all slots, for `item_limit_s` at most.
-    A sweep that cannot list its items is tried again after `every_s`. Only cancelling ends the loop.
+    Up to `at_once` items run concurrently, in the order of the list, never one of them twice. An item that fails, or
+    takes longer than `item_limit_s`, is logged and left to the next sweep, which does not wait for running items.
+    Items that were slow last time come after all others, the longest waiting first, and leave one slot free. A failed
+    listing is repeated after `every_s`.
     """
 
     def __init__(
@@ -44,7 +42,7 @@ class Sweeper(Generic[K]):
             do: Processes one item. It may be cancelled at any point.
             every_s: Seconds from the start of a sweep's last item to the next sweep.
             first_after_s: Seconds until the first sweep.
-            item_limit_s: Seconds that one item may take, and the list.
+            item_limit_s: Time limit of an item, and of the listing.
             at_once: Maximum number of concurrent items.
         """
         self._name = name
@@ -56,7 +54,7 @@ class Sweeper(Generic[K]):
         self._at_once = at_once
         self._tasks: dict[K, asyncio.Task[bool]] = {}
         self._slow: dict[K, None] = {}
-        """Items that were slow the last time, in the order in which that was noted."""
+        """Items that were slow last time, the longest known first."""
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -80,9 +78,9 @@ class Sweeper(Generic[K]):
             await self._cancel()
 
     async def _begin_all(self, *, slow_wait_s: float | None) -> list[asyncio.Task[bool]] | None:
-        """Begin each listed item that is not being done; return the tasks, None if there is no list.
+        """Begin each listed item that is not running; return the tasks, None after a failed listing.
 
-        The sweep ends without the slow items that have waited for a slot for `slow_wait_s`.
+        Slow items without a slot after `slow_wait_s` are left out.
         """
         listed: list[K] = []
 
@@ -123,7 +121,7 @@ class Sweeper(Generic[K]):
         return done
 
     async def _free_slot(self, slots: int, wait_s: float | None = None) -> bool:
-        """Return True once fewer than `slots` items are being done, False after `wait_s`."""
+        """Return True once fewer than `slots` items are running, False after `wait_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while len(self._tasks) >= slots:
@@ -152,7 +150,7 @@ class Sweeper(Generic[K]):
         self._tasks.clear()
 
     async def _in_time(self, work: Callable[[], Awaitable[Any]], item: object) -> bool:
-        """Return whether work ended within the time limit; log the error otherwise."""
+        """Return whether work succeeded within the time limit; log the failure otherwise."""
         limit = asyncio.timeout(self._item_limit_s)
         try:
             async with limit:

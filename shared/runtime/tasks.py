@@ -5,18 +5,17 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 AGAIN_S: Final = 5.0
-"""How long a task is waited for before it is cancelled again: longer than what services do at their end takes."""
+"""Wait before a task is cancelled again, in seconds: longer than the clean-up of services."""
 
 
 async def end_tasks(tasks: Iterable[asyncio.Future[Any]], *, again_s: float = AGAIN_S) -> None:
     """Cancel tasks until all have ended, and drop their results and errors.
 
-    Before Python 3.12 `asyncio.wait_for`, with which nats-py waits for messages, may return a result instead of the
-    cancellation that came in the same moment (python/cpython#86296): a loop goes on then, and is awaited for ever.
+    Before Python 3.12 `asyncio.wait_for`, which nats-py uses, may lose a cancellation (python/cpython#86296).
 
     Args:
         tasks: The tasks.
-        again_s: Seconds until a task is cancelled again: its clean-up must take less.
+        again_s: Seconds until a task is cancelled again; its clean-up must take less.
     """
     ended = [*tasks]
     left = {task for task in ended if not task.done()}

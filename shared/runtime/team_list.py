@@ -1,4 +1,4 @@
-"""The teams in the file that `slipway keys` keeps, read again when it changes."""
+"""The teams in the file written by `slipway keys`, read again when it changes."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ _TEAMS = TypeAdapter(tuple[Team, ...])
 
 
 class TeamList:
-    """The teams in a file. It is looked at again at each use, or less often, and read if it changed.
+    """The teams in a file, which is read again at a use after it changed.
 
     Args:
-        path: `trust/teams.json` of a folder of keys; None: there are no teams.
-        clock: limits how often the file is looked at.
-        every_s: seconds between two looks at it.
+        path: `trust/teams.json` of a folder of keys; None without teams.
+        clock: measures `every_s`.
+        every_s: minimum seconds between two checks for a change.
     """
 
     def __init__(self, path: Path | None, clock: Clock, *, every_s: float = 0.0) -> None:
@@ -27,19 +27,18 @@ class TeamList:
         self._checked_s = -every_s
 
     def require(self) -> "TeamList":
-        """Return this list.
+        """Return this list, read.
 
         Raises:
-            SystemExit: There is a file, and it cannot be read: what it forbids would be allowed.
+            SystemExit: The file cannot be read, so its restrictions are unknown.
         """
         self.read()
         if self._path is not None and self._seen is None:
-            msg = f"{self._path} (SLIPWAY_TEAMS) cannot be read: write it with `slipway keys init`."
-            raise SystemExit(msg)
+            raise SystemExit(f"{self._path} (SLIPWAY_TEAMS) cannot be read: write it with `slipway keys init`.")
         return self
 
     def read(self) -> tuple[Team, ...]:
-        """Return the teams. While the file cannot be read, those that were known count."""
+        """Return the teams; the last known ones while the file cannot be read."""
         now_s = self._clock.monotonic()
         if self._path is not None and now_s - self._checked_s >= self._every_s:
             self._checked_s = now_s

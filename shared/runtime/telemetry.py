@@ -33,8 +33,7 @@ def read_headers(path: Path | None) -> dict[str, str]:
     for line in path.read_text().splitlines() if path is not None else ():
         name, colon, value = line.partition(":")
         if line.strip() and not (colon and name.strip() and value.strip()):
-            msg = f"{path} has a line that is not `name: value`"
-            raise ValueError(msg)
+            raise ValueError(f"{path} has a line that is not `name: value`")
         if line.strip():
             headers[name.strip().lower()] = value.strip()
     return headers
@@ -91,10 +90,9 @@ def _add_trace(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any
 
 
 class JsonLinesExporter(SpanExporter):
-    """Appends spans to a file, one JSON object per line, so that a release can be traced without a collector.
+    """Appends spans to a file, one JSON object per line, for traces without a collector.
 
-    A file of more than `limit_bytes` gets the suffix `.1`, in place of an earlier one, and a new one is begun. Several
-    processes may write to it.
+    A file above `limit_bytes` is renamed with the suffix `.1`, replacing an earlier one. Several processes may write.
     """
 
     def __init__(self, path: Path, limit_bytes: int = 32 * 1024 * 1024) -> None:
@@ -116,7 +114,7 @@ class JsonLinesExporter(SpanExporter):
 
 
 def tracer_provider(service: str, connection: Connection) -> TracerProvider:
-    """Return the process's tracer provider; it sends spans to the file and the collector that the settings name."""
+    """Return the process's tracer provider, which exports to the file and the collector in the settings."""
     sampler = ParentBased(TraceIdRatioBased(connection.trace_sample_ratio))
     provider = TracerProvider(
         resource=Resource.create(

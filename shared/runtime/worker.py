@@ -28,7 +28,7 @@ _OUT_OF_MEMORY_PHRASES = (
     "bad_alloc",
 )
 UNUSED = ("scipy", "sklearn")
-"""Packages that transformers imports wherever they are installed, for functions that no worker calls."""
+"""Packages that transformers imports if installed, for functions that no worker calls."""
 _STDOUT = 1
 _protocol = _STDOUT
 
@@ -39,15 +39,15 @@ def report_progress(**fields: Any) -> None:
 
 
 def confine(read: Iterable[Path] = (), write: Iterable[Path] = (), *, file_bytes: int | None = None) -> None:
-    """Enter the sandbox: call it in a worker before a file from outside is opened, and before other threads start.
+    """Enter the sandbox; call it in a worker before other threads start and before a file from outside is opened.
 
     Args:
-        read: Files and folders that the work reads, beside its code.
-        write: Folders that it may change.
-        file_bytes: The largest file that it may write; no limit when absent.
+        read: Readable files and folders, beside the code.
+        write: Writable folders.
+        file_bytes: Size limit of written files; None for no limit.
 
     Raises:
-        Transient: `internal_error` if `SLIPWAY_SANDBOX=required` and not everything holds on this machine.
+        Transient: `internal_error` if `SLIPWAY_SANDBOX=required` and a protection is missing.
     """
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
@@ -90,10 +90,9 @@ def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import torch and its dependents with a third less time and a quarter less memory.
+    """Import torch and its dependents without `UNUSED` and without garbage collection; outside of a worker do nothing.
 
-    No import in the block finds `UNUSED`, and nothing is looked for as garbage: neither in the block, nor later among
-    what it has imported. Outside of a worker nothing is changed.
+    Saves a third of the time and a quarter of the memory.
     """
     if _protocol == _STDOUT:
         yield
@@ -108,10 +107,10 @@ def importing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def limited_time(limit_s: float, code: Code, reason: str) -> Iterator[None]:
-    """End this process with this error as its outcome if the block takes longer; only for a worker's main thread.
+    """End this process with this error as its outcome if the block takes longer; for a worker's main thread.
 
-    The kernel ends the process by SIGALRM. So a library that does not return to Python for hours (a regular expression
-    that backtracks without end) is stopped, too. Outside of a worker nothing is limited.
+    The kernel ends the process by SIGALRM, also inside a library (a backtracking regular expression). Outside of a
+    worker there is no limit.
     """
     if _protocol == _STDOUT:
         yield
@@ -127,7 +126,7 @@ def limited_time(limit_s: float, code: Code, reason: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out; libraries report it in many ways."""
+    """Return whether an error, also of a library, means that memory ran out."""
     if isinstance(error, SlipwayError):
         return False
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES)
@@ -137,6 +136,8 @@ def _send(message: dict[str, Any]) -> None:
     line = json.dumps(message, default=str).encode()
     if len(line) > MESSAGE_LIMIT_BYTES:
         kind = next(iter(message))
-        reason = f"The worker's {kind} was not sent: it has {len(line)} bytes, the limit is {MESSAGE_LIMIT_BYTES}."
-        raise Permanent("engine_failed", reason)
+        raise Permanent(
+            "engine_failed",
+            f"The worker's {kind} was not sent: it has {len(line)} bytes, the limit is {MESSAGE_LIMIT_BYTES}.",
+        )
     os.write(_protocol, line + b"\n")

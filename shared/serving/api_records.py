@@ -1,4 +1,4 @@
-"""Requests to OpenAI-compatible servers by a target's name, and records made from their answers."""
+"""Requests to OpenAI-compatible servers, and records of their answers in the form of our backends."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,33 +16,32 @@ _TAKEN: Final = frozenset(
         "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "cache_salt", "priority",
     }
 )  # fmt: skip
-"""Parameters that change what an answer is, and not its form."""
+"""Parameters that change the content of an answer, not its form."""
 
 
 def may_gather(path: str, body: Mapping[str, Any]) -> bool:
-    """Return whether the answer to a request is the same, put together from a stream."""
+    """Return whether a whole answer can be assembled from a stream."""
     return path in _PATHS and not body.get("stream") and _TAKEN.issuperset(body)
 
 
 class GatheredAnswer:
-    """The answer so far that a caller wants whole, put together from the events of a stream.
+    """A whole answer assembled from the events of a stream, to time its first token.
 
-    So its first token is timed: only where that makes no difference, not where tools are called or more than text is
-    asked for, because servers stream that in another form than they answer it.
+    Only for plain text: servers stream tool calls and other content in another form.
     """
 
     def __init__(self, path: str) -> None:
-        """Begin without an event."""
+        """Start empty."""
         self._is_chat = path == "/v1/chat/completions"
         self._head: dict[str, Any] = {"object": _PATHS[path]}
         self._choices: dict[int, dict[str, Any]] = {}
         self._usage: Any = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        """Add what an event says of it."""
+        """Add an event."""
         self._head = {"id": chunk.get("id"), **self._head, **{key: chunk.get(key) for key in ("created", "model")}}
         self._usage = chunk.get("usage") or self._usage
-        for part in (part for part in _listed(chunk.get("choices")) if isinstance(part, dict)):
+        for part in filter(_is_object, _list(chunk.get("choices"))):
             index = part["index"] if type(part.get("index")) is int else 0
             texts: dict[str, Any] = {"role": "assistant", "content": ""} if self._is_chat else {"text": ""}
             begun = {"index": index, **({"message": texts} if self._is_chat else texts), "logprobs": None}
@@ -56,39 +55,35 @@ class GatheredAnswer:
             choice |= {key: part[key] for key in ("finish_reason", "stop_reason") if part.get(key) is not None}
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as JSON data."""
+        """Return the answer as JSON data."""
         choices = [{"finish_reason": None, **self._choices[index]} for index in sorted(self._choices)]
         return {**self._head, "choices": choices, "usage": self._usage}
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 _DONE: Final = b"[DONE]"
 _JSON: Final = (("content-type", "application/json"),)
 _STREAM: Final = (("content-type", "text/event-stream; charset=utf-8"),)
 _DEAD: Final = (b"EngineDead", b"EngineCore encountered an issue")
-"""What vLLM answers once its engine has died."""
+"""Messages of vLLM with a dead engine."""
 _REFUSED: Final = frozenset({400, 413, 422})
-"""Codes of an error that refuses a request, also where a stream has begun: the caller has to change it."""
+"""Codes of errors, also in streams, by which a server refuses the request itself."""
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal", "text")
-"""Where a choice, or what it adds to a message, has text."""
+"""Fields with text of a choice or delta."""
 
 
 class AnswerReader:
-    """Reads the answer to one request: the caller's part, and the data about the engine.
+    """Reads the answer to one request: the caller's bytes, and a record about the engine.
 
     Attributes:
         name: the target's name, sent to the server as the model.
-        body: the request as the server gets it.
-        is_stream: the answer is a stream of events.
-        output_tokens: tokens of all answers so far. Until the server reports usage, each event with text counts as one.
+        body: the request to the server.
+        is_stream: the server answers with a stream of events.
+        output_tokens: tokens of all answers so far; until the server reports usage, one for each event with text.
         has_ended: an answer ended, or failed.
     """
 
     def __init__(self, name: str, request: ApiRequest) -> None:
-        """Rename the model in a request, and ask for the counts of tokens at the end of a stream.
+        """Rename the model in a request, and ask for token counts at the end of a stream.
 
         Raises:
             Permanent: `bad_request`: the body is no JSON object.
@@ -127,7 +122,7 @@ class AnswerReader:
         return self._gathered is not None
 
     def read_whole(self, status: int, body: bytes) -> ApiPiece:
-        """Return an answer that comes at once, or an error."""
+        """Return the piece of a whole answer, or of an error."""
         answer = _parse(body)
         if status != 200:
             source = "validation" if status < 500 else "application"
@@ -142,7 +137,7 @@ class AnswerReader:
         """Return the piece of an event; None for a keep-alive.
 
         Raises:
-            Transient: `endpoint_unreachable`: the answer has another name than the target's (`not_loaded`).
+            Transient: `endpoint_unreachable`: the answer names another model than the target (`not_loaded`).
         """
         lines = event.split(b"\n")
         data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
@@ -168,7 +163,7 @@ class AnswerReader:
         return self._piece(head + b"data: " + self._shown_as(chunk) + b"\n\n", record)
 
     def _piece(self, body: bytes, record: Mapping[str, Any], status: int = 200) -> ApiPiece:
-        """Return a part with bytes; the first one has the answer's status and content type."""
+        """Return a piece; the first one has the answer's status and content type."""
         if self._has_head:
             return ApiPiece(body, self._record(record))
         self._has_head = True
@@ -182,25 +177,29 @@ class AnswerReader:
         return {**counts, **more, **({"logprob_mean": total / count} if count else {})}
 
     def _shown_as(self, answer: dict[str, Any]) -> bytes:
-        """Return an answer, or a part of one, with the caller's model name and fingerprint.
+        """Return an answer or event with the caller's model name and fingerprint.
 
         Raises:
-            Transient: `endpoint_unreachable`: it has another name than the target's.
+            Transient: `endpoint_unreachable`: it names another model than the target.
         """
         inner = answer.get("response")
         for named in (answer, inner if isinstance(inner, dict) else {}):
             if "model" not in named:
                 continue
             if named["model"] != self.name:
-                reason = f"An answer for {self.name} comes from {str(named['model'])[:200]}, which is another model."
-                raise Transient("endpoint_unreachable", reason, target=self.name, not_loaded=True)
+                raise Transient(
+                    "endpoint_unreachable",
+                    f"An answer for {self.name} comes from {str(named['model'])[:200]}, which is another model.",
+                    target=self.name,
+                    not_loaded=True,
+                )
             named["model"] = self._shown or self.name
             if self._fingerprint and "choices" in named:
                 named["system_fingerprint"] = self._fingerprint
         return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
     def _read(self, answer: Mapping[str, Any], holder: str) -> dict[str, Any]:
-        """Return the record of the choices of an answer, or of a part of it."""
+        """Return the record of the choices of an answer or event."""
         texts, reasons, logprobs = [], {}, list[float]()
         for choice in filter(_is_object, _list(answer.get("choices"))):
             number = choice.get("index") if type(choice.get("index")) is int else 0
@@ -241,7 +240,7 @@ class AnswerReader:
         return {"finish_reasons": {"0.0": "length" if is_cut else "stop"}}
 
     def _read_usage(self, usage: Any) -> None:
-        """Take over the counts of tokens as the server reports them."""
+        """Update the token counts from the server's usage."""
         if not isinstance(usage, dict):
             return
         for names, ours in (
@@ -253,20 +252,20 @@ class AnswerReader:
 
 
 def _refusal_of(chunk: Mapping[str, Any] | None) -> int | None:
-    """Return the code of an error event that refuses the request; None if it is the engine's failure."""
+    """Return the code of an error event that refuses the request; None for an engine failure."""
     error = chunk.get("error") if chunk is not None else None
     code = error.get("code") if isinstance(error, dict) else None
     return code if type(code) is int and code in _REFUSED else None
 
 
 def is_unknown_model(body: bytes, name: str) -> bool:
-    """Return whether an error with status 404 says of a name that the server does not know it."""
+    """Return whether the body of a 404 says that the server does not know a model."""
     error = (_parse(body) or {}).get("error")
     return name in str(error.get("message") if isinstance(error, dict) else error)
 
 
 def read_next(body: bytes) -> list[float]:
-    """Return the log-probabilities of the tokens that an answer may begin with, the highest first; else nothing."""
+    """Return the top log-probabilities of an answer's first token, highest first; empty if there are none."""
     choices = _list((_parse(body) or {}).get("choices"))
     try:
         return sorted(map(float, choices[0]["logprobs"]["top_logprobs"][0].values()), reverse=True)
@@ -275,18 +274,18 @@ def read_next(body: bytes) -> list[float]:
 
 
 def late_body(deadline_s: float) -> bytes:
-    """Return the body of an answer that did not begin before its deadline."""
+    """Return the body for an answer that did not begin before its deadline."""
     message = f"The answer was not complete within {deadline_s:g} s; ask for fewer tokens, or wait longer."
     return json.dumps({"error": {"message": message, "type": "timeout_error", "param": None}}).encode()
 
 
 def _class_of(body: bytes, otherwise: str) -> str:
-    """Return the class of the failure that an error reports."""
+    """Return the class of a reported failure."""
     return "EngineDeadError" if any(mark in body for mark in _DEAD) else otherwise
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
-    """Return the JSON object in some bytes; None if they are none."""
+    """Return the JSON object in a body, or None."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -319,7 +318,7 @@ def _texts_of(message: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _logprobs_of(logprobs: Any) -> list[float]:
-    """Return the log-probability, in nats, of each token of a part."""
+    """Return the log-probability, in nats, of each token of a choice."""
     if not isinstance(logprobs, dict):
         return []
     entries = [entry.get("logprob") for entry in filter(_is_object, _list(logprobs.get("content")))]

@@ -1,4 +1,4 @@
-"""Channels to the serving fleet: one per endpoint, closed when no stream uses it."""
+"""Channels to the serving fleet, one per endpoint."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,10 +19,10 @@ CHANNEL_OPTIONS: Final = (
 
 
 class Channels:
-    """One channel per endpoint, shared by all requests: HTTP to an address that begins so, else gRPC, to a Triton."""
+    """One channel per endpoint, shared by all requests: HTTP to `http://…` addresses, else gRPC to a Triton."""
 
     def __init__(self, keys: Path | None = None) -> None:
-        """Take the file with the keys of attached servers (`SLIPWAY_SERVER_KEYS`)."""
+        """Use the file with the keys of attached servers (`SLIPWAY_SERVER_KEYS`)."""
         self._keys = keys
         self._open: dict[str, Any] = {}
 
@@ -37,11 +37,11 @@ class Channels:
         return self._open[endpoint]
 
     def in_use(self) -> list[str]:
-        """Return the endpoints whose channel has a stream that has not ended."""
+        """Return the endpoints with running streams."""
         return [endpoint for endpoint, channel in self._open.items() if _is_used(channel)]
 
     async def keep_only(self, endpoints: Iterable[str]) -> None:
-        """Close the channels of all other endpoints; their streams must have ended."""
+        """Close the channels of all other endpoints, which have no running streams."""
         for endpoint in set(self._open) - set(endpoints):
             channel = self._open.pop(endpoint)
             await close_streams(channel)

@@ -1,9 +1,8 @@
 """Renders chat templates in a restricted process; run as a script by `shared.serving.chat_templates`.
 
-A template is code from outside. Jinja's sandbox protects the Python process, but does not limit memory or time. So the
-template runs here, under limits of the operating system, in a process that can be killed. The process reads one JSON
-request per line and writes one JSON line for each. Of our modules it imports only the sandbox, and it inherits no
-environment.
+A template is code from outside, and Jinja's sandbox limits neither memory nor time. So it runs in a process with limits
+of the operating system, without environment variables. The process reads one JSON request per line and answers with one
+JSON line.
 """
 
 import ctypes
@@ -63,7 +62,7 @@ class Generation(Extension):
 
 
 def make_environment() -> ImmutableSandboxedEnvironment:
-    """Return an environment configured like the model hubs' libraries, for byte-identical results."""
+    """Return a Jinja environment configured as in transformers, for byte-identical results."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
@@ -91,7 +90,7 @@ def _bounded(pieces: Iterator[str]) -> str:
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Return the result of one request: `{"text": …}`, `{"rejected": …}` or `{"failed": …}`.
 
-    A request without variables is answered with those that the template reads: `{"variables": […]}`.
+    A request without variables returns the names of the template's variables: `{"variables": […]}`.
     """
     try:
         if "variables" not in request:

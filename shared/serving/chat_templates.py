@@ -18,18 +18,16 @@ _WORKER = Path(__file__).with_name("chat_template_worker.py")
 _LINE_BYTES = 16 * 1024 * 1024
 _START_S = 30.0
 _BUSY_FACTOR = 10.0
-"""How many times its processor time a rendering may take before it is given up: other work may have the processors."""
+"""Limit of a rendering's elapsed time, in multiples of its limit of processor time."""
 
 
 class ChatTemplates:
-    """A child process that renders one template at a time; it is started on first use and replaced after a kill.
-
-    A rendering takes far less than a millisecond once the template is compiled.
+    """A child process that renders one template at a time, started on first use and replaced after a kill.
 
     Args:
-        clock: The date that templates may print.
-        limit_s: Seconds of processor time that a rendering may take.
-        wait_s: Limit of elapsed seconds, for a busy machine; by default ten times `limit_s`.
+        clock: The date for templates.
+        limit_s: Limit of processor time of a rendering, in seconds.
+        wait_s: Limit of elapsed time, in seconds; by default ten times `limit_s`.
     """
 
     def __init__(self, clock: Clock, *, limit_s: float = 2.0, wait_s: float | None = None) -> None:
@@ -49,21 +47,20 @@ class ChatTemplates:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """Return a conversation as the model expects it.
+        """Return a conversation rendered as a prompt.
 
         Args:
             template: The model's chat template (Jinja).
             messages: The turns, each with `role` and `content`.
             bos_token: The template's variable `bos_token`.
             eos_token: The template's variable `eos_token`.
-            add_generation_prompt: Whether the rendering ends where the assistant's answer begins.
+            add_generation_prompt: Whether the prompt ends with the beginning of the assistant's turn.
             variables: More variables of the template (`tools` …).
 
         Raises:
             Permanent: `bad_request` if the template rejects this conversation; `engine_failed` if the template fails or
-                exceeds its limits. None of them depends on what else the machine does.
-            Transient: `internal_error` if the child process does not start; `engine_failed` if the machine has no time
-                or memory for it.
+                exceeds its limits.
+            Transient: `internal_error` if the child process does not start; `engine_failed` if the machine is too busy.
         """
         defaults = {"bos_token": bos_token or "", "eos_token": eos_token or "", "tools": None, "documents": None}
         fixed = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
@@ -76,7 +73,7 @@ class ChatTemplates:
         return str(reply["text"])
 
     async def variables_of(self, template: str) -> frozenset[str]:
-        """Return the variables that a template reads; raise as `render` does."""
+        """Return the names of a template's variables; raise as `render` does."""
         reply = await self._ask({"template": template})
         return frozenset(reply["variables"])
 
@@ -85,11 +82,11 @@ class ChatTemplates:
         if "rejected" in reply:
             raise Permanent("bad_request", f"The chat template rejects this conversation: {reply['rejected']}")
         if "failed" in reply:
-            reason = f"The chat template cannot be rendered: {reply['failed']}."
-            raise Permanent("engine_failed", reason)
+            raise Permanent("engine_failed", f"The chat template cannot be rendered: {reply['failed']}.")
         if "interrupted" in reply:
-            reason = f"The chat template was not rendered: {reply['interrupted']}; the machine is busy."
-            raise Transient("engine_failed", reason)
+            raise Transient(
+                "engine_failed", f"The chat template was not rendered: {reply['interrupted']}; the machine is busy."
+            )
         return reply
 
     async def close(self) -> None:
@@ -163,7 +160,7 @@ class ChatTemplates:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return a reply of the child process; None if it is cut off. Raise ValueError if it is not a reply."""
+    """Return a reply of the child process, or None if it is truncated; raise ValueError if it is no JSON."""
     if not line.endswith(b"\n"):
         return None
     reply: dict[str, Any] = json.loads(line)

@@ -1,12 +1,11 @@
 """OpenAI API requests to targets on Triton: one gRPC stream per target carries requests and answers.
 
-A message costs the receiver more than the tokens in it. So all requests of a stream get one response for each step of
-the engine, with the parts of all their answers: see the backends' `engine_tensors`.
+A message costs the receiver more than the tokens in it, so all requests of a stream get one response for each step of
+the engine (`engine_tensors` of the backends).
 
-A gRPC stream cannot cancel a single request, so that is a message to the backend. The stream is not cancelled while
-requests are answered on it: Triton may crash when a call is cancelled that is about to end. As long as a stream is
-open, Triton keeps the models that were asked on it, even if they are unloaded or it is told to end: so a target has its
-own, which is closed when it is idle, and replaced now and then.
+A request is aborted by a message to the backend. The stream itself is not cancelled during answers: Triton may crash
+when a call is cancelled near its end. Triton keeps models loaded while a stream that used them is open, so each target
+has its own stream, closed when idle and replaced from time to time.
 """
 
 import asyncio
@@ -32,28 +31,28 @@ from shared.serving.inference import (
 from shared.serving.openai_stream import ApiPiece, ApiRequest, FramedPiece, build_abort, build_message, read_pieces
 
 WAITING_PIECES: Final = 4096
-"""Parts of one answer that may wait to be read; a request that has more is aborted."""
+"""Limit of unread parts of one answer, above which its request is aborted."""
 DRAIN_S: Final = 10.0
-"""Time in which the server must end a stream without requests, in seconds, before it is cancelled: longer than the
-backend takes to end a request that was aborted (`DISCONNECT_S` of its `openai_app`)."""
+"""Time for the server to end a stream without requests before it is cancelled, in seconds: longer than the backend's
+`openai_app.DISCONNECT_S`."""
 CLOSE_S: Final = 2.0
-"""The same while this process ends, in seconds."""
+"""The same at the end of this process, in seconds."""
 IDLE_S: Final = 0.5
-"""Time without requests after which a stream ends, in seconds."""
+"""Idle time after which a stream ends, in seconds."""
 AGE_S: Final = 5.0
-"""Time after which another stream takes the new requests, in seconds."""
+"""Age after which a new stream takes new requests, in seconds."""
 
 
 class Answer:
-    """The parts of the answer to one request. The reader of the stream puts them in and never waits.
+    """The parts of the answer to one request, put in by the reader of the stream.
 
     Attributes:
         request_id: the Triton request id.
-        ended: nothing more is taken.
+        ended: no further part is accepted.
     """
 
     def __init__(self, triton_name: str, request_id: str, limits: Deadlines, on_silence: Callable[[], None]) -> None:
-        """Begin without parts; `on_silence` is called when the engine was silent too long."""
+        """Start without parts; `on_silence` is called after too long a silence of the engine."""
         self.request_id = request_id
         self.ended = False
         self._name = triton_name
@@ -70,15 +69,14 @@ class Answer:
         self._watch = self._loop.call_later(limits.first_token_s, self._check_silence)
 
     def put(self, part: FramedPiece) -> None:
-        """Append a part, or keep it if it arrived too early; `ended` is set after the last part.
+        """Append a part, or keep it until its predecessors arrived; set `ended` after the last part.
 
         Raises:
-            ValueError: the part came before.
+            ValueError: the part is a duplicate.
         """
-        if part.number is not None and part.number != self._taken:
+        if part.number != self._taken:
             if part.number < self._taken or part.number in self._early:
-                message = f"part {part.number} of the answer to {part.request_id} came twice"
-                raise ValueError(message)
+                raise ValueError(f"part {part.number} of the answer to {part.request_id} came twice")
             self._early[part.number] = part  # and the silence goes on: the part before it may never come
             return
         self._heard_s = self._loop.time()
@@ -102,11 +100,11 @@ class Answer:
             self._wake()
 
     def count_waiting(self) -> int:
-        """Return the number of parts that wait to be read."""
+        """Return the number of unread parts."""
         return len(self._pieces) + len(self._early)
 
     def end(self, error: SlipwayError | None = None) -> None:
-        """Mark the end, or the failure, after the parts before it."""
+        """Mark the end, or the failure, after the present parts."""
         if not self.ended:
             self.ended, self._error = True, error
             self._watch.cancel()
@@ -135,7 +133,7 @@ class Answer:
             self._waiter.set_result(None)
 
     def _check_silence(self) -> None:
-        """Report a silence that lasts too long; otherwise look again when it could."""
+        """Report too long a silence, or schedule the next check."""
         limit_s = self._limits.inter_token_s if self._has_tokens else self._limits.first_token_s
         rest_s = self._heard_s + limit_s - self._loop.time()
         if rest_s <= 0.0:
@@ -156,8 +154,8 @@ class _ChannelStreams:
     """The streams of one channel.
 
     Attributes:
-        newest: by Triton name; it takes requests while it is open.
-        running: those whose call has not ended, with the ones that were replaced.
+        newest: by Triton name; takes requests while it is open.
+        running: all with a running call, also replaced ones.
     """
 
     newest: dict[str, "EngineStream"] = field(default_factory=dict)
@@ -180,7 +178,7 @@ def find_stream(channel: Any, triton_name: str) -> "EngineStream":
 
 
 def count_streams(channel: Any) -> int:
-    """Return the number of streams of a channel whose call has not ended."""
+    """Return the number of a channel's running streams."""
     return len(_streams[channel].running) if channel in _streams else 0
 
 
@@ -192,12 +190,12 @@ async def stream_api(
     Args:
         channel: from `Channels.get`.
         triton_name: `<model>.v<n>.<variant>`.
-        request: what to ask.
+        request: the request.
         deadlines: time limits of the engine's silence.
 
     Raises:
-        Transient: `endpoint_unreachable`, `engine_dead`, `engine_failed` or `no_first_token`. A deadline that has
-            passed is an answer: status 504, or one that ends early with an error in its record.
+        Transient: `endpoint_unreachable`, `engine_dead`, `engine_failed` or `no_first_token`. After the deadline of the
+            request comes status 504, or an early end with an error in the record.
         Permanent: `bad_request`: the target cannot take the request.
     """
     if is_api_server(channel):
@@ -233,10 +231,10 @@ async def close_streams(channel: Any) -> None:
 
 
 class EngineStream:
-    """The requests that a target answers at the same time."""
+    """The concurrent requests to a target."""
 
     def __init__(self, channel: Any, triton_name: str, on_end: Callable[["EngineStream"], None]) -> None:
-        """Start the call, which connects in the background; `on_end` is called when it has ended."""
+        """Start the call, which connects in the background; `on_end` is called after its end."""
         from tritonclient.grpc import service_pb2_grpc
 
         self.is_open = True
@@ -260,7 +258,7 @@ class EngineStream:
         return self._loop.time() - self._began_s > AGE_S
 
     def send(self, request: ApiRequest, limits: Deadlines) -> Answer:
-        """Send a request under a Triton id that no other has, and return its answer.
+        """Send a request under a unique Triton id, and return its answer.
 
         Raises:
             Permanent: `bad_request`: the request cannot be encoded.
@@ -282,12 +280,12 @@ class EngineStream:
             self._end_if_left()
 
     def drain(self) -> None:
-        """Take no further requests, and end after those that are here."""
+        """Take no further requests, and end after the present ones."""
         self.is_open = False
         self._end_if_left()
 
     def retire(self) -> None:
-        """Take no further requests after one without an answer: Triton never ends the requests of a dead process."""
+        """Take no further requests after an unanswered one; Triton never ends requests of a dead process."""
         self.is_open = False
         self._has_debts = True
         self._end_if_left()
@@ -303,7 +301,7 @@ class EngineStream:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _end_if_left(self) -> None:
-        """End a stream without requests, now or when it was idle: from this side, unless the server owes answers."""
+        """End a stream without requests: when idle, at once if closed, by cancelling if answers are missing."""
         if self._waiting:
             return
         if self.is_open:
@@ -315,7 +313,7 @@ class EngineStream:
             self._ending = self._loop.call_later(DRAIN_S, self._call.cancel)
 
     async def _write(self) -> None:
-        """Send the queued requests in order; the reader reports a call that has ended."""
+        """Send the queued requests in order; the reader reports the end of the call."""
         import grpc
 
         try:
@@ -382,7 +380,7 @@ class EngineStream:
             self._end_if_left()
 
     def _fail(self, error: SlipwayError | None) -> None:
-        """Fail every request that is not answered: the call has ended."""
+        """Fail every unanswered request, after the end of the call."""
         message = f"The stream to the endpoint of {self._name} ended before the answer."
         for answer in self._waiting.values():
             answer.end(error or Transient("endpoint_unreachable", message, target=self._name))

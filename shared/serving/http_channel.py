@@ -1,8 +1,7 @@
-"""Asks a server of the OpenAI API over HTTP: vLLM's own, or any other.
+"""Client of an attached server of the OpenAI API over HTTP: vLLM, or another.
 
-Such a server does not report what our backends do (`openai_record` there). What its answers tell is put into records of
-the same form: tokens, texts, finish reasons, failures. They have no queue time and no NaN, and an answer that can only
-be had whole has no time of its first token (`is_whole`).
+Records in the form of our backends (`openai_record`) are made from its answers: tokens, texts, finish reasons,
+failures. They have no queue time and no NaN; a whole answer has no time of its first token (`is_whole`).
 """
 
 import asyncio
@@ -24,30 +23,30 @@ from shared.serving.tensors import Delta
 
 CONNECT_S: Final = 5.0
 IDLE_S: Final = 2.0
-"""How long a connection without a request is kept, in seconds: uvicorn, which vLLM runs in, ends it after 5."""
+"""Lifetime of an idle connection, in seconds; vLLM's uvicorn closes it after 5."""
 RETRY_S: Final = 0.1
-"""Time between two tries to reach a server that does not answer, in seconds."""
+"""Time between two tries to reach a server, in seconds."""
 ANSWER_BYTES: Final = 64 * 2**20
-"""The longest answer that is read or put together, and the longest event of a stream."""
+"""Size limit of a whole answer, and of an event of a stream."""
 NEXT_TOKENS: Final = 4
-"""How many of the likeliest next tokens count: vLLM returns five where it is not told otherwise."""
+"""Number of likeliest next tokens in a score; vLLM returns up to five by default."""
 TOLD_BYTES: Final = 2**20
-"""The longest answer that is read of what a server tells of itself: its models, the tokens of a question."""
+"""Size limit of answers about the server itself: models, tokens, adapters."""
 _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504})
-"""What a proxy, a limit or a server that starts answers with, whatever the version."""
+"""Answers of a proxy, a limit or a starting server, independent of the version."""
 _STREAM: Final = "text/event-stream"
 _LATE: Final[Mapping[str, Any]] = {"error": {"class": "DeadlineExceeded", "source": "deadline"}}
 
 
 class Listed(NamedTuple):
-    """A model that a server lists: its context, and the base that an adapter was loaded into; None where not told."""
+    """A listed model: its context, and the base model of an adapter; None if unknown."""
 
     context_tokens: int | None
     parent: str | None
 
 
 class ServerKey(httpx.Auth):
-    """Sends a key as a bearer token; where it is refused, the file is read again: it may have been replaced there."""
+    """Sends a key as a bearer token; after a 401 it is read from the file again, in case it was replaced."""
 
     def __init__(self, name: str, file: Path | None) -> None:
         """Set the name of the key, and the file of all keys, one `NAME: key` a line."""
@@ -66,7 +65,7 @@ class ServerKey(httpx.Auth):
         yield request
 
     def _read(self) -> str:
-        """Return the key; empty if there is none by this name, which the server will refuse."""
+        """Return the key; empty if the file has none by this name."""
         try:
             lines = self._file.read_text().splitlines() if self._file is not None else []
         except (OSError, UnicodeDecodeError):
@@ -76,14 +75,14 @@ class ServerKey(httpx.Auth):
 
 
 class HttpChannel:
-    """The connections to one server, which is asked by the names of targets, in place of a gRPC channel to a Triton.
+    """The connections to one server, in place of a gRPC channel to a Triton.
 
     Attributes:
-        under_way: requests whose answers have not ended.
+        under_way: number of running requests.
     """
 
     def __init__(self, url: str, keys: Path | None = None) -> None:
-        """Take its address, such as `http://gpu-1:8000`, and the file of keys; it connects with the first request."""
+        """Use an address such as `http://gpu-1:8000`, and the file of keys; connect at the first request."""
         self.url = url
         self.under_way = 0
         self._key_name, address = split_key(url)
@@ -125,10 +124,10 @@ class HttpChannel:
             await asyncio.sleep(RETRY_S)
 
     async def list_models(self, limit_s: float) -> dict[str, Listed]:
-        """Return what the server lists, by name.
+        """Return the server's models by name.
 
         Raises:
-            Transient: `endpoint_unreachable`: it lists none.
+            Transient: `endpoint_unreachable`: it lists no models.
         """
         try:
             async with asyncio.timeout(limit_s):
@@ -138,17 +137,14 @@ class HttpChannel:
             # An adapter has the context of its base.
             return {name: Listed(own or tokens.get(str(parents[name])), parents[name]) for name, own in tokens.items()}
         except (httpx.HTTPError, TimeoutError, SlipwayError) as error:
-            reason = f"{self.url} does not list its models: {str(error) or type(error).__name__}"
-            raise Transient("endpoint_unreachable", reason) from error
+            raise Transient(
+                "endpoint_unreachable", f"{self.url} does not list its models: {str(error) or type(error).__name__}"
+            ) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = f"{self.url}/v1/models is no list of models: {error}"
-            raise Transient("endpoint_unreachable", reason) from error
+            raise Transient("endpoint_unreachable", f"{self.url}/v1/models is no list of models: {error}") from error
 
     async def render(self, name: str, messages: Sequence[Mapping[str, str]], limit_s: float) -> str | None:
-        """Return a conversation rendered by the server's template and tokenizer; None if it cannot.
-
-        vLLM does, by `/tokenize` and `/detokenize`.
-        """
+        """Return a conversation rendered by the server (vLLM's `/tokenize` and `/detokenize`); None if it cannot."""
         try:
             async with asyncio.timeout(limit_s):
                 tokens = await self._tell("POST", "/tokenize", {"model": name, "messages": list(messages)})
@@ -158,15 +154,15 @@ class HttpChannel:
         return text if isinstance(text := prompt.get("prompt"), str) else None
 
     async def load_adapter(self, name: str, folder: str, limit_s: float) -> None:
-        """Let a vLLM load the LoRA in a folder that it sees, under a name.
+        """Load the LoRA in a folder of the server under a name (vLLM).
 
         Raises:
-            Transient: `load_failed` with its answer if it refuses, `endpoint_unreachable` if it does not answer.
+            Transient: `load_failed` after a refusal, `endpoint_unreachable` without an answer.
         """
         await self._order("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder}, limit_s)
 
     async def unload_adapter(self, name: str, limit_s: float) -> None:
-        """Let a vLLM forget an adapter; raise as `load_adapter`."""
+        """Unload an adapter (vLLM); raise as `load_adapter`."""
         await self._order("/v1/unload_lora_adapter", {"lora_name": name}, limit_s)
 
     async def _order(self, path: str, body: Mapping[str, str], limit_s: float) -> None:
@@ -174,8 +170,9 @@ class HttpChannel:
             async with asyncio.timeout(limit_s), self._client.stream("POST", path, json=body) as response:
                 told = b"".join([chunk async for chunk in _limited(response, TOLD_BYTES)])
         except (httpx.HTTPError, TimeoutError) as error:
-            reason = f"{self.url}{path} does not answer: {str(error) or type(error).__name__}"
-            raise Transient("endpoint_unreachable", reason) from error
+            raise Transient(
+                "endpoint_unreachable", f"{self.url}{path} does not answer: {str(error) or type(error).__name__}"
+            ) from error
         if response.status_code in _UNAVAILABLE:
             raise Transient("endpoint_unreachable", f"{self.url}{path} answers {response.status_code}: {told[:500]!r}")
         if not response.is_success:
@@ -192,11 +189,9 @@ class HttpChannel:
     async def stream_api(self, name: str, request: ApiRequest, limits: Deadlines) -> AsyncGenerator[ApiPiece, None]:
         """Stream the answer to a request (see `engine_streams.stream_api`); leaving it closes its connection.
 
-        An answer by another name than that of the target is none of it.
-
         Raises:
-            Transient: `endpoint_unreachable`, with `not_loaded` where the server does not know the name;
-                `no_first_token`, `engine_dead` after silence.
+            Transient: `endpoint_unreachable`, with `not_loaded` if the server does not know the name, or answers by
+                another name; `no_first_token`, `engine_dead` after silence.
             Permanent: `bad_request`: the body is no JSON object.
         """
         reader = AnswerReader(name, request)
@@ -228,15 +223,18 @@ class HttpChannel:
         except SlipwayError:
             raise
         except Exception as error:
-            reason = f"The endpoint of {name}, {self.url}, does not answer: {str(error) or type(error).__name__}"
-            raise Transient("endpoint_unreachable", reason, target=name) from error
+            raise Transient(
+                "endpoint_unreachable",
+                f"The endpoint of {name}, {self.url}, does not answer: {str(error) or type(error).__name__}",
+                target=name,
+            ) from error
         finally:
             self.under_way -= 1
 
     async def _pieces(
         self, reader: AnswerReader, request: ApiRequest, headers: Mapping[str, str], stack: contextlib.AsyncExitStack
     ) -> AsyncGenerator[ApiPiece, None]:
-        """Yield the parts of an answer, without any limit of time."""
+        """Yield the parts of an answer, without a time limit."""
         call = self._client.stream(request.method, request.path, content=reader.body, headers=headers)
         response = await stack.enter_async_context(call)
         status, content_type = response.status_code, response.headers.get("content-type", "")
@@ -254,8 +252,11 @@ class HttpChannel:
             if (piece := reader.read_event(event)) is not None:
                 yield piece
         if not reader.has_ended:
-            reason = f"The stream of {reader.name} from {self.url} broke off in the middle of an answer."
-            raise Transient("endpoint_unreachable", reason, target=reader.name)
+            raise Transient(
+                "endpoint_unreachable",
+                f"The stream of {reader.name} from {self.url} broke off in the middle of an answer.",
+                target=reader.name,
+            )
 
     async def score_next(self, name: str, prompt: str, limit_s: float) -> list[float]:
         """Return the log-probabilities of the likeliest tokens after a prompt, the highest first.
@@ -263,20 +264,14 @@ class HttpChannel:
         Raises:
             SlipwayError: as `stream_api`.
         """
-        return read_next(await self._complete(name, {"prompt": prompt, "logprobs": NEXT_TOKENS + 1}, limit_s))[
-            :NEXT_TOKENS
-        ]
-
-    async def _complete(self, name: str, asked: Mapping[str, Any], limit_s: float) -> bytes:
-        """Return the one-token answer to a request for log-probabilities, also if it is a refusal."""
-        asked = {"model": name, "max_tokens": 1, "temperature": 0.0, **asked}
+        asked = {"model": name, "prompt": prompt, "max_tokens": 1, "temperature": 0.0, "logprobs": NEXT_TOKENS + 1}
         request = ApiRequest("POST", "/v1/completions", json.dumps(asked).encode(), limit_s, "score")
         body = b""
         async for piece in self.stream_api(name, request, Deadlines(limit_s, limit_s)):
             if (error := _find_error(piece, name)) is not None and error.code != "bad_request":
                 raise error
             body += piece.body
-        return body
+        return read_next(body)[:NEXT_TOKENS]
 
     async def generate(
         self, name: str, prompt: str, sampling: Mapping[str, Any], limits: Deadlines, cache_salt: str | None
@@ -309,7 +304,7 @@ def _positive(value: Any) -> int | None:
 
 
 def _find_error(piece: ApiPiece, name: str) -> SlipwayError | None:
-    """Return the failure that a part reports; None if it reports none."""
+    """Return the failure in a part, or None."""
     error = piece.record.get("error")
     if error is None:
         return None
@@ -322,7 +317,7 @@ def _find_error(piece: ApiPiece, name: str) -> SlipwayError | None:
 
 
 async def _limited(response: httpx.Response, limit: int = ANSWER_BYTES) -> AsyncIterator[bytes]:
-    """Yield the bytes of a body; raise Transient once there are too many."""
+    """Yield the bytes of a body; raise Transient above a limit."""
     size = 0
     async for chunk in response.aiter_bytes():
         size += len(chunk)

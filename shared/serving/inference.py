@@ -1,21 +1,23 @@
-"""The client of a target: streams text deltas, over gRPC from Triton, with deadlines; streams that it leaves end.
+"""The client of a target: text generation, scoring and probes, over gRPC to Triton or HTTP to attached servers.
 
-If the model's process dies during a stream, Triton keeps the stream open for ever and still reports READY: only the
-deadlines here detect it.
+If the model's process dies during a stream, Triton keeps the stream open and still reports READY: only the deadlines
+here detect it.
 """
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.errors import Permanent, SlipwayError, Transient
-from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, read_delta
+from shared.serving.tensors import Delta, build_request, raw_outputs, read_delta, read_json
 
 ABORTED: Final = frozenset({"abort", "error"})
-"""Finish reasons of an answer that the engine aborted."""
+"""Finish reasons of aborted answers."""
+
+PROMPT_LOGPROBS: Final = "prompt_logprobs"
 
 END_S: Final = 1.0
 """Time for a finished stream to end before it is cancelled, in seconds."""
@@ -33,7 +35,7 @@ class Deadlines:
 
 
 def is_api_server(channel: Any) -> bool:
-    """Return whether a channel leads to a server of the OpenAI API (`HttpChannel`), and not by gRPC to a Triton."""
+    """Return whether a channel is an `HttpChannel` to a server of the OpenAI API, not a gRPC channel to a Triton."""
     return hasattr(channel, "stream_api")
 
 
@@ -44,7 +46,6 @@ async def generate(
     sampling: Mapping[str, Any],
     *,
     deadlines: Deadlines | None = None,
-    request_id: str = "",
     logprobs: bool = False,
     cache_salt: str | None = None,
 ) -> AsyncGenerator[Delta, None]:
@@ -56,9 +57,8 @@ async def generate(
         prompt: the text, the chat template already applied.
         sampling: the engine's sampling parameters (`max_tokens`, `temperature`, `stop` …).
         deadlines: time limits of the engine's silence.
-        request_id: for the logs of Triton.
         logprobs: request the log-probabilities of the generated tokens, too.
-        cache_salt: only requests with the same one share cached prefixes; the model must have this input.
+        cache_salt: only requests with the same salt share cached prefixes.
 
     Yields:
         Pieces in order; the last one carries the finish reason.
@@ -67,20 +67,19 @@ async def generate(
         Transient: `endpoint_unreachable`, `engine_dead`, `engine_failed` or `no_first_token`.
         Permanent: `bad_request`: the engine cannot answer this prompt with these parameters.
     """
-    parameters = {**sampling, "logprobs": 1} if logprobs else sampling
+    limits = deadlines or Deadlines()
     if is_api_server(channel):
-        limits = deadlines or Deadlines()
+        parameters = {**sampling, "logprobs": 1} if logprobs else sampling
         async with contextlib.aclosing(channel.generate(triton_name, prompt, parameters, limits, cache_salt)) as deltas:
             async for part in deltas:
                 yield part
         return
-    texts = {"text_input": prompt, "sampling_parameters": json.dumps(dict(parameters))}
+    texts = {"text_input": prompt, "sampling_parameters": json.dumps(dict(sampling))}
     if cache_salt is not None:
         texts["cache_salt"] = cache_salt
-    flags = ("stream", *USUAL_FLAGS, "return_logprobs") if logprobs else ("stream", *USUAL_FLAGS)
-    request = build_request(triton_name, texts, flags, request_id)
+    request = build_request(triton_name, texts, ["return_logprobs"] if logprobs else [])
     finished = False
-    async with contextlib.aclosing(stream_responses(channel, request, deadlines or Deadlines())) as responses:
+    async with contextlib.aclosing(stream_responses(channel, request, limits)) as responses:
         try:
             async for response in responses:
                 delta = read_delta(response)
@@ -97,6 +96,30 @@ async def generate(
                 await _read_to_end(responses)
     if not finished:
         raise Transient("engine_dead", f"The stream of {triton_name} ended in the middle of an answer.")
+
+
+async def score_prompt(channel: Any, name: str, prompt: str | Sequence[int], limit_s: float) -> tuple[float, ...]:
+    """Return the log-probability, in nats, of every token of a prompt but the first; nothing if none are reported.
+
+    Args:
+        channel: to a Triton, from `Channels.get`.
+        name: `<model>.v<n>.<variant>`.
+        prompt: a text, or its token ids.
+        limit_s: time limit of the engine.
+
+    Raises:
+        SlipwayError: as `generate`.
+    """
+    sampling = json.dumps({"max_tokens": 1, "temperature": 0.0})  # vLLM generates at least one token
+    inputs = {"text_input": prompt if isinstance(prompt, str) else "", "sampling_parameters": sampling}
+    if not isinstance(prompt, str):
+        inputs["prompt_token_ids"] = json.dumps(list(prompt))
+    request = build_request(name, inputs, ["return_prompt_logprobs"])
+    output: Any = None
+    async with contextlib.aclosing(stream_responses(channel, request, Deadlines(limit_s, limit_s))) as responses:
+        async for response in responses:
+            output = read_json(raw_outputs(response).get(PROMPT_LOGPROBS, b"")) or output
+    return tuple(float(value) for value in output or () if isinstance(value, int | float))
 
 
 async def stream_responses(channel: Any, request: Any, limits: Deadlines) -> AsyncGenerator[Any, None]:
@@ -144,8 +167,8 @@ async def _read_to_end(responses: AsyncGenerator[Any, None], limit_s: float = EN
 async def _wait_for_end(call: Any) -> None:
     """Wait, up to a time limit, until the server ends a call after its last response.
 
-    Cancelling a call that is about to end is a race inside Triton, which may then use freed memory: seen as SIGSEGV
-    in ModelStreamInferHandler::Process and as `double free or corruption` (triton-inference-server/server 7368, 8034).
+    Cancelling a call near its end is a race in Triton, which may use freed memory: SIGSEGV in
+    ModelStreamInferHandler::Process, `double free or corruption` (triton-inference-server/server 7368, 8034).
     """
     import grpc
 
@@ -179,7 +202,7 @@ _ending: set[asyncio.Task[None]] = set()
 
 
 def _end_later(stream: AsyncGenerator[Any, None]) -> None:
-    """Read a stream to its end in the background: it is short, and no caller needs the rest."""
+    """Read a short stream to its end in the background."""
 
     async def end() -> None:
         async with contextlib.aclosing(stream):
@@ -193,8 +216,8 @@ def _end_later(stream: AsyncGenerator[Any, None]) -> None:
 def classify_engine_error(message: str, triton_name: str) -> SlipwayError:
     """Return the error for an error message in a stream; our backends begin it with a stable code.
 
-    Phrases are matched only if there is no code: after a code they may come from the caller's text. The detail
-    `not_loaded` shows that the server answers and has not loaded the target.
+    Phrases are matched only without a code, after which the text may be the caller's. The detail `not_loaded` means
+    that the server answers without the target.
     """
     code, _, rest = message.partition(": ")
     if code == "bad_request":
@@ -204,8 +227,9 @@ def classify_engine_error(message: str, triton_name: str) -> SlipwayError:
     if code == "engine_dead" or "EngineDeadError" in message:
         return Transient("engine_dead", f"The engine of {triton_name} is dead: {message}", target=triton_name)
     if "unknown model" in message or "is not ready" in message or "not found" in message:
-        reason = f"{triton_name} is not loaded there: {message}"
-        return Transient("endpoint_unreachable", reason, target=triton_name, not_loaded=True)
+        return Transient(
+            "endpoint_unreachable", f"{triton_name} is not loaded there: {message}", target=triton_name, not_loaded=True
+        )
     if "stub" in message.lower():
         return Transient("engine_dead", f"The process of {triton_name} died: {message}", target=triton_name)
     return Transient("engine_failed", f"The engine of {triton_name} failed: {message}", target=triton_name)
@@ -217,15 +241,24 @@ def classify_rpc_error(error: Any, triton_name: str) -> SlipwayError:
     if name in {"INVALID_ARGUMENT", "OUT_OF_RANGE"}:
         return Permanent("bad_request", details, target=triton_name)
     if name in {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN"}:
-        reason = f"The endpoint of {triton_name} does not answer ({name}): {details}"
-        return Transient("endpoint_unreachable", reason, target=triton_name)
+        return Transient(
+            "endpoint_unreachable",
+            f"The endpoint of {triton_name} does not answer ({name}): {details}",
+            target=triton_name,
+        )
     return Transient("engine_failed", f"The call to {triton_name} failed ({name}): {details}", target=triton_name)
 
 
 def silence_error(triton_name: str, limits: Deadlines, *, has_started: bool) -> Transient:
-    """Return the error of a stream that was silent too long; its detail `silent_s` shows that no death was reported."""
+    """Return the error of a stream that was silent too long, with the detail `silent_s`."""
     if has_started:
-        reason = f"{triton_name} sent nothing for {limits.inter_token_s:g} s during an answer."
-        return Transient("engine_dead", reason, silent_s=limits.inter_token_s)
-    reason = f"{triton_name} generated nothing within {limits.first_token_s:g} s."
-    return Transient("no_first_token", reason, silent_s=limits.first_token_s)
+        return Transient(
+            "engine_dead",
+            f"{triton_name} sent nothing for {limits.inter_token_s:g} s during an answer.",
+            silent_s=limits.inter_token_s,
+        )
+    return Transient(
+        "no_first_token",
+        f"{triton_name} generated nothing within {limits.first_token_s:g} s.",
+        silent_s=limits.first_token_s,
+    )

@@ -1,7 +1,6 @@
 """Requests of the OpenAI API to a target on Triton, and the parts of their answers, as tensors.
 
-The engine's own bytes come back, with a record of what it did for them. The tensors are documented in the backends'
-`engine_tensors`.
+`engine_tensors` of the backends documents the tensors.
 """
 
 import json
@@ -20,13 +19,13 @@ class ApiRequest:
     Attributes:
         method, path: as in HTTP; the path without a query.
         body: the JSON body, undecoded.
-        deadline_s: seconds that the whole answer may take.
+        deadline_s: time limit of the whole answer, in seconds.
         request_id: for the logs of Triton and of the engine.
-        model: the name that the answer has for the model; None for the engine's own.
-        cache_salt: only requests with the same salt share cached prefixes; None for all without one.
-        traceparent: the span that a server's own spans belong below, in W3C's form; None without a trace.
-        holder: a pseudonym of the caller, whose large bodies take turns with other callers'.
-        fingerprint: the answers' `system_fingerprint`, if the server cannot set it; empty: the server's.
+        model: model name in the answer; None for the engine's own.
+        cache_salt: only requests with the same salt share cached prefixes.
+        traceparent: W3C parent of the server's spans; None without a trace.
+        holder: pseudonym of the caller, for turns among callers.
+        fingerprint: `system_fingerprint` of answers from servers that cannot set it; empty for the server's.
     """
 
     method: str
@@ -46,8 +45,8 @@ class ApiPiece:
     """A part of an answer.
 
     Attributes:
-        body: bytes of the body; empty if the part reports progress only.
-        record: what the engine did for the request since the last part: see the backend's `openai_record`.
+        body: bytes of the body; empty in a progress report.
+        record: the engine's work since the last part (`openai_record` of the backend).
         status, headers: with the first part that has bytes; `status` is None in all others.
     """
 
@@ -62,28 +61,27 @@ class FramedPiece(NamedTuple):
 
     Attributes:
         request_id: the Triton request id.
-        number: the parts of that answer before this one; None if they come in order.
+        number: the number of earlier parts of that answer.
         piece: the part.
-        is_last: no other follows.
-        error: what failed, in place of a part; empty if nothing did.
+        is_last: whether the answer ends with this part.
+        error: the failure in place of a part; empty without one.
     """
 
     request_id: str
-    number: int | None
+    number: int
     piece: ApiPiece
     is_last: bool
     error: str = ""
 
 
-def build_message(triton_name: str, request: ApiRequest, triton_id: str, stream: str | None) -> Any:
+def build_message(triton_name: str, request: ApiRequest, triton_id: str, stream: str) -> Any:
     """Return a request as a ModelInferRequest.
 
     Args:
         triton_name: `<model>.v<n>.<variant>`.
-        request: what to ask.
+        request: the request.
         triton_id: the Triton request id: an abort and the parts of the answer name it.
-        stream: the same for all requests of a gRPC stream, so that their parts come in frames; None for a response
-            for each part.
+        stream: id of the gRPC stream; answers of one stream share frames.
     """
     head = {
         "method": request.method,
@@ -95,64 +93,58 @@ def build_message(triton_name: str, request: ApiRequest, triton_id: str, stream:
         "stream": stream,
         "holder": request.holder,
     }
-    message = build_request(triton_name, {"http_request": json.dumps(head)}, (), triton_id, empty_final=False)
+    message = build_request(triton_name, {"http_request": json.dumps(head)}, request_id=triton_id, empty_final=False)
     message.inputs.add(name="http_body", datatype="BYTES", shape=[1])
     message.raw_input_contents.append(struct.pack("<I", len(request.body)) + request.body)
     return message
 
 
 def build_abort(triton_name: str, triton_id: str) -> Any:
-    """Return the ModelInferRequest that aborts a request; nothing comes back for it."""
+    """Return the ModelInferRequest that aborts a request, without a reply."""
     order = {"http_request": json.dumps({"abort": triton_id})}
-    return build_request(triton_name, order, (), f"{triton_id}-abort", empty_final=False)
+    return build_request(triton_name, order, request_id=f"{triton_id}-abort", empty_final=False)
 
 
 def read_pieces(response: Any) -> list[FramedPiece]:
-    """Return the parts of answers in a ModelInferResponse: all of a frame, or a single one.
+    """Return the parts of answers in a ModelInferResponse, which is a frame.
 
     Raises:
-        ValueError: the response is not a valid one; none of its parts can be trusted.
+        ValueError: the frame is not valid; none of its parts can be trusted.
     """
     raw = raw_outputs(response)
     if "http_body" not in raw:
         return []
-    record = read_json(raw.get("http_record", b""))
-    if isinstance(record, list):
-        return [_read_row(row, body) for row, body in zip(record, _split_bytes(raw["http_body"]), strict=True)]
-    body = next(_split_bytes(raw["http_body"]), b"")
-    piece = _make_piece(body, record, read_json(raw.get("http_head", b"")) or {})
-    return [FramedPiece(response.id, None, piece, response.parameters["triton_final_response"].bool_param)]
+    rows = read_json(raw.get("http_record", b""))
+    if not isinstance(rows, list):
+        raise ValueError(f"a frame has no list of parts: {str(rows)[:80]}")  # noqa: TRY004 - it came from a server
+    return [_read_row(row, body) for row, body in zip(rows, _split_bytes(raw["http_body"]), strict=True)]
 
 
 def _read_row(row: Any, body: bytes) -> FramedPiece:
     number = row.get("number") if isinstance(row, dict) else None
     if type(number) is not int:
-        message = f"a frame has a part without a number: {str(row)[:80]}"
-        raise ValueError(message)
-    piece = _make_piece(body, row.get("record", {}), row)
+        raise ValueError(f"a frame has a part without a number: {str(row)[:80]}")
+    piece = _make_piece(body, row)
     return FramedPiece(str(row.get("id")), number, piece, row.get("last") is True, str(row.get("error", "")))
 
 
-def _make_piece(body: bytes, record: Any, head: Any) -> ApiPiece:
-    """Return a part with the status and the headers that an object has, if any.
+def _make_piece(body: bytes, row: Mapping[str, Any]) -> ApiPiece:
+    """Return a part with the record, status and headers of its row.
 
     Raises:
-        ValueError: the record is no object, or what the object has is no status and headers.
+        ValueError: one of them has another type.
     """
+    record, status = row.get("record", {}), row.get("status")
     if type(record) is not dict:
-        message = f"the record of a part is no object: {str(record)[:80]}"
-        raise ValueError(message)
-    status = head.get("status") if isinstance(head, dict) else head
+        raise ValueError(f"the record of a part is no object: {str(record)[:80]}")
     if status is None:
         return ApiPiece(body, record)
-    if type(status) is not int or not isinstance(head, dict):
-        message = f"the status of an answer is no number: {str(head)[:80]}"
-        raise ValueError(message)
+    if type(status) is not int:
+        raise ValueError(f"the status of an answer is no number: {str(row)[:80]}")
     try:
-        headers = tuple((str(name), str(text)) for name, text in head.get("headers", ()))
+        headers = tuple((str(name), str(text)) for name, text in row.get("headers", ()))
     except TypeError as error:
-        message = f"the headers of an answer are no list of pairs: {str(head)[:80]}"
-        raise ValueError(message) from error
+        raise ValueError(f"the headers of an answer are no list of pairs: {str(row)[:80]}") from error
     return ApiPiece(body, record, status, headers)
 
 
@@ -167,6 +159,5 @@ def _split_bytes(raw: bytes) -> Iterator[bytes]:
         start = at + 4
         at = start + struct.unpack_from("<I", raw, at)[0] if start <= end else end + 1
         if at > end:
-            message = f"a tensor of {end} bytes ends within an element"
-            raise ValueError(message)
+            raise ValueError(f"a tensor of {end} bytes ends within an element")
         yield raw[start:at]

@@ -1,23 +1,12 @@
-"""The tensors of Triton's vLLM backend: builds requests and reads the pieces of answers."""
+"""The tensors of our Triton backends (`engine_tensors` there): builds requests and reads the pieces of answers."""
 
 import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from shared.errors import Permanent
-
-NO_REASON = "None"
-"""The finish reason in the backends' output while an answer has not finished."""
-
-USUAL_FLAGS: Final = (
-    "exclude_input_in_output",
-    "return_finish_reason",
-    "return_num_input_tokens",
-    "return_num_output_tokens",
-)
-"""Outputs that every request asks for in addition to the text."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +14,11 @@ class Delta:
     """A piece of an answer.
 
     Attributes:
-        text: new text; it may be empty while a character is incomplete, and in the last piece.
+        text: new text; empty while a character is incomplete, and in the last piece.
         finish_reason: `stop`, `length` … in the last piece, else None.
-        input_tokens: tokens of the whole prompt.
+        input_tokens: tokens of the prompt.
         output_tokens: tokens generated since the previous piece.
-        logprobs: log-probability of each of these tokens, in nats, if requested and supported by the engine.
+        logprobs: log-probability of each of these tokens, in nats, if requested.
     """
 
     text: str
@@ -42,7 +31,7 @@ class Delta:
 def build_request(
     triton_name: str,
     texts: Mapping[str, str],
-    flags: Iterable[str],
+    flags: Iterable[str] = (),
     request_id: str = "",
     *,
     empty_final: bool = True,
@@ -74,8 +63,10 @@ def encode_text(text: str) -> bytes:
     try:
         raw = text.encode()
     except UnicodeEncodeError as error:
-        message = f"The text contains a lone surrogate (U+{ord(text[error.start]):04X}), which is not a character."
-        raise Permanent("bad_request", message) from error
+        raise Permanent(
+            "bad_request",
+            f"The text contains a lone surrogate (U+{ord(text[error.start]):04X}), which is not a character.",
+        ) from error
     return struct.pack("<I", len(raw)) + raw
 
 
@@ -99,10 +90,9 @@ def read_delta(response: Any) -> Delta | None:
     raw = raw_outputs(response)
     if "text_output" not in raw:
         return None
-    reason = decode_text(raw.get("finish_reason", b""))
     return Delta(
         text=decode_text(raw["text_output"]),
-        finish_reason=reason if reason not in {"", NO_REASON} else None,
+        finish_reason=decode_text(raw.get("finish_reason", b"")) or None,
         input_tokens=_count(raw.get("num_input_tokens", b"")),
         output_tokens=_count(raw.get("num_output_tokens", b"")),
         logprobs=_read_logprobs(raw.get("logprobs", b"")),
@@ -110,16 +100,10 @@ def read_delta(response: Any) -> Delta | None:
 
 
 def _read_logprobs(raw: bytes) -> tuple[float, ...]:
-    """Return the log-probability of each generated token: in greedy decoding, the most likely of its position.
-
-    A tensor of another form has none.
-    """
-    positions = read_json(raw)
-    if not isinstance(positions, list):
-        return ()
+    """Return the log-probability of each generated token; none of a tensor in another form."""
     try:
-        return tuple(max(float(token["logprob"]) for token in position.values()) for position in positions if position)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return tuple(map(float, read_json(raw)))
+    except (OverflowError, TypeError, ValueError):
         return ()
 
 

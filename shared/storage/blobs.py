@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from contracts.manifests import FileEntry, FolderManifest
-from contracts.vocabulary import ArtifactRef, canonical_json
+from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient
-from shared.storage.objects import AlreadyExists, ObjectStore
+from shared.storage.objects import WHOLE_BYTES, AlreadyExists, ObjectStore
 from shared.storage.transfer import Count
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,11 +27,11 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def list_files(folder: Path) -> list[tuple[str, int]]:
-    """Return the relative path and the size in bytes of each file in a folder and below, in order of their paths.
+    """Return relative path and size in bytes of each file below a folder, ordered by path.
 
     Raises:
-        Permanent: `engine_failed` if something in it is neither a regular file nor a folder.
-        OSError: The folder itself is not one, or is a link.
+        Permanent: `engine_failed` for anything but regular files and folders.
+        OSError: The path is no folder, or a link.
     """
     descriptor = os.open(folder, _FOLDER)
     try:
@@ -54,11 +54,11 @@ def _walk(descriptor: int, prefix: str) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def open_file(folder: Path, path: str) -> Iterator[BinaryIO]:
-    """Open a file by its path below a folder, without following a link at any part of it.
+    """Open a file by its path below a folder, without following links.
 
     Raises:
-        Permanent: `engine_failed` if it is not a regular file, or a part of its path is a link.
-        OSError: The folder itself is not one, or is a link.
+        Permanent: `engine_failed` if it is not a regular file, or its path has a link.
+        OSError: The folder is no folder, or a link.
     """
     descriptor = os.open(folder, _FOLDER)
     try:
@@ -100,21 +100,21 @@ Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
 SOURCES = "sources/"
-"""Where the store keeps what came from outside: content-addressed, the same for all publishers."""
+"""Prefix of content from outside: content-addressed, shared by all publishers."""
 STALE_UPLOAD = timedelta(days=1)
-"""After how long an upload that has not ended is taken for one whose process was killed."""
+"""Age after which an unfinished upload counts as abandoned."""
 
 _BLOB = re.compile(r"^(?!checkpoints/[^/]+/uploads/)(.*/)?blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}$")
-"""Keys of blobs, but for those of publishers, whose uploads are the registry's."""
+"""Keys of blobs, except publishers' uploads, which the registry manages."""
 
 
 class Store(ObjectStore):
     """The object store. Synchronous: call through `asyncio.to_thread`."""
 
     def abort_stale_uploads(self, before: datetime, keys: re.Pattern[str] = _BLOB) -> None:
-        """Abort unfinished uploads of matching keys that began before a time; their processes were killed.
+        """Abort unfinished uploads of matching keys that began before a time; log failures only.
 
-        The store keeps what arrived of them for good. One that cannot list them is left alone.
+        Otherwise the store keeps the parts of killed processes.
         """
         log = structlog.get_logger()
         try:
@@ -128,7 +128,7 @@ class Store(ObjectStore):
     # -- manifests --------------------------------------------------------------------------------------------------
 
     def prefix_of(self, ref: ArtifactRef) -> str:
-        """Return the part before `manifests/` of a ref's key: its blobs are stored under the same prefix."""
+        """Return the part before `manifests/` of a ref's key, which is also the prefix of its blobs."""
         return self.prefix_of_key(self.key_of(ref.uri))
 
     @staticmethod
@@ -146,30 +146,32 @@ class Store(ObjectStore):
             return self.ref_to(key), False
 
     def commit(self, key: str, manifest: M) -> tuple[M, ArtifactRef]:
-        """Write a manifest, create-only, and return the committed one, which may be another process's.
+        """Write a manifest, create-only, and return the committed one, maybe another process's.
 
         Raises:
-            Transient: `store_unavailable`: a file that it names is not there (any more), so it is made again.
+            Transient: `store_unavailable`: one of its files is missing; repeating the work makes it again.
         """
         self._require(key, manifest)
         ref, created = self.put_manifest(key, manifest)
         return (manifest if created else type(manifest).model_validate_json(self.get(ref))), ref
 
     def _require(self, key: str, manifest: BaseModel) -> None:
-        """Raise Transient unless every file of a manifest exists: the manifest may be old."""
+        """Raise Transient unless every file of a manifest exists."""
         prefix = self.prefix_of_key(key)
         for file in getattr(manifest, "files", ()):
             if isinstance(file, FileEntry) and not self.has_blob(file, prefix):
-                reason = f"{blob_key(file.digest, prefix)} was removed before {key} was committed; it is made again."
-                raise Transient("store_unavailable", reason)
+                raise Transient(
+                    "store_unavailable",
+                    f"{blob_key(file.digest, prefix)} was removed before {key} was committed; it is made again.",
+                )
 
     # -- files and folders ------------------------------------------------------------------------------------------
 
     def put_folder(self, folder: Path, prefix: str = "", progress: Progress | None = None) -> FolderManifest:
-        """Upload every file of a folder as a blob and give the manifest, which is not committed yet.
+        """Upload every file of a folder as a blob, and return the uncommitted manifest.
 
         Raises:
-            Permanent: engine_failed when something in it is a link, or anything else than a file or a folder.
+            Permanent: engine_failed for anything but regular files and folders.
         """
         files = list_files(folder)
         count = Count(sum(size for _, size in files), progress)
@@ -197,7 +199,7 @@ class Store(ObjectStore):
         """Upload bytes as a blob, unless it exists already.
 
         Raises:
-            Permanent: digest_mismatch when what is there already has another size.
+            Permanent: digest_mismatch if the existing blob has another size.
         """
         entry = FileEntry(path=name, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
         if not self.has_blob(entry, prefix):
@@ -205,13 +207,13 @@ class Store(ObjectStore):
         return entry
 
     def has_blob(self, file: FileEntry, prefix: str = "") -> bool:
-        """Return whether a blob is there, with its size."""
+        """Return whether a blob of this size exists."""
         return self._size_of(blob_key(file.digest, prefix)) == file.size_bytes
 
     def put_stream(self, file: FileEntry, parts: Iterable[memoryview]) -> None:
-        """Upload a blob from parts of `PART_BYTES`, the last of which may have less.
+        """Upload a blob from parts of `PART_BYTES`; the last one may be smaller.
 
-        Nothing is stored if the iterable raises: so the caller, who hashes the parts, refuses another digest.
+        Nothing is stored if the iterable raises, by which the caller refuses a wrong digest.
         """
         write = self._client.write_parts
         self._create_blob(file, "", lambda key: write(self.bucket, key, file.size_bytes, iter(parts)))
@@ -224,8 +226,10 @@ class Store(ObjectStore):
         except AlreadyExists:
             stored = self._size_of(key)
             if stored != file.size_bytes:
-                reason = f"The object {key} has {stored} bytes instead of {file.size_bytes}; remove it from the store."
-                raise Permanent("digest_mismatch", reason) from None
+                raise Permanent(
+                    "digest_mismatch",
+                    f"The object {key} has {stored} bytes instead of {file.size_bytes}; remove it from the store.",
+                ) from None
 
     def check_blob(self, file: FileEntry, prefix: str = "") -> None:
         """Read a blob without keeping it, and verify its size and digest.
@@ -241,20 +245,44 @@ class Store(ObjectStore):
             raise Permanent("digest_mismatch", f"The object {key} is {digest}.", digest=digest)
 
     def erase_blob(self, file: FileEntry, prefix: str = "") -> None:
-        """Remove a blob with all of its versions; do nothing if it does not exist."""
+        """Remove all versions of a blob, if there are any."""
         self._erase(blob_key(file.digest, prefix))
 
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
-        """Fill `out` with a part of a blob, which the caller verifies.
+        """Fill `out` with a part of a blob, unverified.
 
         Raises:
-            Permanent: artifact_not_found; digest_mismatch when the blob has another size.
+            Permanent: artifact_not_found; digest_mismatch if the blob has another size.
         """
         key = blob_key(file.digest, prefix)
         if len(out):
             with self._translated(key):
                 read, size = self._client.read_into, file.size_bytes
                 self._pinned(key, lambda version: read(self.bucket, key, start, out, size, version=version))
+
+    def get_texts(self, ref: ArtifactRef) -> bytes:
+        """Return JSON lines, verified: one file, or all `.jsonl` files of a folder in the order of their names.
+
+        Raises:
+            Permanent: artifact_not_found, also when it is larger than WHOLE_BYTES; digest_mismatch, uri_not_allowed.
+        """
+        data = self.get(ref)
+        try:
+            files = FolderManifest.model_validate_json(data).files
+        except ValidationError:
+            return data
+        texts = sorted((file for file in files if file.path.endswith(".jsonl")), key=lambda file: file.path)
+        if sum(file.size_bytes for file in texts) > WHOLE_BYTES:
+            reason = f"The texts in {ref.uri} are more than {WHOLE_BYTES >> 20} MiB; take a smaller sample."
+            raise Permanent("artifact_not_found", reason)
+        parts: list[bytes] = []
+        for file in texts:
+            part = bytearray(file.size_bytes)
+            self.read_into(file, 0, memoryview(part), self.prefix_of(ref))
+            parts.append(bytes(part))
+            if digest_of(parts[-1]) != file.digest:
+                raise Permanent("digest_mismatch", f"{file.path} of {ref.uri} is not what was announced.")
+        return b"\n".join(parts)
 
     def fetch_files(
         self, files: Sequence[FileEntry], destination: Path, prefix: str = "", progress: Progress | None = None
@@ -307,7 +335,7 @@ class Store(ObjectStore):
 
 
 def manifest_bytes(manifest: BaseModel) -> bytes:
-    """Return the bytes that a manifest is stored as."""
+    """Return the stored bytes of a manifest."""
     if isinstance(manifest, FolderManifest):
         return manifest.to_bytes()
     return canonical_json(manifest.model_dump(mode="json"))

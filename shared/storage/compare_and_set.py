@@ -1,4 +1,4 @@
-"""Changes one record by compare-and-set: reads it, decides, writes it, and decides again after a conflict."""
+"""Changes a record by compare-and-set: reads, decides, writes, and decides again after a conflict."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from shared.storage.kv import Conflict, Entry
 
 M = TypeVar("M", bound=BaseModel)
 ATTEMPTS = 50
-"""How often a change is decided again because another writer was first, before it is given up."""
+"""Maximum number of decisions for one change."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.2
 Jitter = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
@@ -25,7 +25,7 @@ class Records(Protocol[M]):
     """Records under compare-and-set (`shared.storage.kv.Bucket`)."""
 
     async def get(self, key: str) -> Entry[M] | None:
-        """Return a record; None if there is none."""
+        """Return a record, or None."""
 
     async def create(self, key: str, value: M) -> int:
         """Write a record that must not exist yet and return its revision; raise Conflict if it exists."""
@@ -52,15 +52,15 @@ async def edit_record(
     Args:
         records: The bucket.
         key: The record.
-        decide: A pure function from the record (None: there is none) to the record as it is to be (None: none).
+        decide: A pure function from the record, or None, to its new state, or None for no change.
         name: Bucket and key, for error messages.
-        known: The record, where it was read or written a moment ago.
-        jitter: Random numbers from 0 to 1.
+        known: The record as just read or written.
+        jitter: Returns random numbers from 0 to 1.
         sleep: Waits for some seconds.
 
     Raises:
-        Transient: The bus's own code if it does not answer; `record_version_unknown`;
-            `too_large` if the record does not fit; `bus_unavailable` after `ATTEMPTS` conflicts.
+        Transient: The code of the bus's failure; `record_version_unknown`; `too_large`; `bus_unavailable` after
+            `ATTEMPTS` conflicts.
     """
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -78,9 +78,10 @@ async def edit_record(
 
 
 def kept_changing(name: str) -> Transient:
-    """Return the error of a change that lost to another writer at each attempt."""
-    reason = f"The record {name} kept changing: other writers were first at each of {ATTEMPTS} attempts."
-    return Transient("bus_unavailable", reason)
+    """Return the error of a change that conflicted at each attempt."""
+    return Transient(
+        "bus_unavailable", f"The record {name} kept changing: other writers were first at each of {ATTEMPTS} attempts."
+    )
 
 
 def wait_s(attempt: int, jitter: float) -> float:
@@ -92,8 +93,7 @@ def wait_s(attempt: int, jitter: float) -> float:
 def failing_as_transient(name: str, done: str) -> Iterator[None]:
     """Raise every failure of the bus or the bucket as Transient with its code.
 
-    A permanent refusal (too large, undeclared) says nothing against the message at hand: the record or its outbox is at
-    fault, and other messages must not be rejected for it.
+    Also permanent refusals (too large, undeclared): the record is at fault, so messages about it must not be rejected.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A program's credential for the object store, read from a configured file, and its trust in the store."""
+"""A program's credential for the object store, and its trust in the store's certificate."""
 
 import ssl
 import sys
@@ -31,7 +31,7 @@ class FileProvider(Provider):  # type: ignore[misc]  # minio is skipped by mypy
         return self._kept.name if self._kept is not None else "this program"
 
     def retrieve(self) -> Credentials:
-        """Return the key that is in the file now.
+        """Return the key in the file.
 
         Raises:
             Transient: `store_unavailable`: no file is named, or it holds no key.
@@ -51,8 +51,9 @@ class FileProvider(Provider):  # type: ignore[misc]  # minio is skipped by mypy
             raise Transient("store_unavailable", str(error)) from error
         except OSError as error:
             if self._kept is None:
-                reason = f"SLIPWAY_S3_CREDENTIALS names {self._path}, which cannot be read: {error}."
-                raise Transient("store_unavailable", reason) from error
+                raise Transient(
+                    "store_unavailable", f"SLIPWAY_S3_CREDENTIALS names {self._path}, which cannot be read: {error}."
+                ) from error
         return self._kept  # of a file that is gone: the store says whether it still counts
 
 
@@ -60,18 +61,17 @@ def read_credential(path: Path) -> StoreCredential:
     """Return the credential in a file.
 
     Raises:
-        ValueError: It holds none.
-        OSError: It cannot be read.
+        ValueError: The file holds no credential.
+        OSError: The file cannot be read.
     """
     try:
         return StoreCredential.from_text(path.read_text())
     except ValueError as error:
-        msg = f"SLIPWAY_S3_CREDENTIALS names {path}: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"SLIPWAY_S3_CREDENTIALS names {path}: {error}") from error
 
 
 def trusted(authority: Path | None) -> ssl.SSLContext:
-    """Return the TLS context for the store: trusts the given authority, by default the system's.
+    """Return a TLS context that trusts an authority, by default the system's.
 
     Raises:
         ValueError: The file is no readable certificate.
@@ -79,23 +79,23 @@ def trusted(authority: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=None if authority is None else str(authority))
     except (OSError, ssl.SSLError) as error:
-        msg = f"SLIPWAY_S3_CA names {authority}, which is no readable certificate: {error}."
-        raise ValueError(msg) from error
+        raise ValueError(f"SLIPWAY_S3_CA names {authority}, which is no readable certificate: {error}.") from error
 
 
 def describe_refusal(error: S3Error, name: str, what: str) -> Permanent | None:
-    """Return the error of a refused request, with the way to grant the right; None for other errors.
+    """Return the error of a forbidden request, with advice; None for other errors.
 
     Args:
-        error: What the store answered.
+        error: The store's answer.
         name: The identity.
-        what: The object that was asked about.
+        what: The requested object.
     """
     answered = error.response is not None and error.response.data  # a client makes the code of any 403 to a HEAD
     if error.code != "AccessDenied" or not answered:
         return None
-    reason = f"The object store does not permit {name} this request about {what}: {_HOW_GRANTED}."
-    return Permanent("uri_not_allowed", reason)
+    return Permanent(
+        "uri_not_allowed", f"The object store does not permit {name} this request about {what}: {_HOW_GRANTED}."
+    )
 
 
 def require_store(connection: Connection, identity: str) -> Connection:

@@ -1,4 +1,4 @@
-"""Text that variants were measured on: blobs that manifests name by digest, and that can be erased."""
+"""Text that variants were measured on: blobs named by digest in manifests, which can be erased."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ _NAME = "held-out.json"
 
 
 def put_held_out(store: Store, windows: tuple[HeldOutWindow, ...], prefix: str = "") -> FileEntry | None:
-    """Store windows as a blob and return its entry; None if there are none."""
+    """Store windows as a blob and return its entry; None without windows."""
     if not windows:
         return None
     data = canonical_json(HeldOutText(windows=windows).model_dump(mode="json"))
@@ -29,8 +29,8 @@ def read_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> 
     """Return the windows that a variant was measured on, verified.
 
     Args:
-        store: Where they are stored.
-        ref: The ref of the manifest, whose blobs are stored under the same prefix.
+        store: The object store.
+        ref: The ref of the variant's manifest.
         manifest: The variant's manifest.
 
     Raises:
@@ -46,15 +46,17 @@ def read_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> 
     except Permanent as error:
         if error.code != "artifact_not_found":
             raise
-        reason = f"The held-out text of {ref.uri} was erased ({entry.digest}); quantise the variant again."
-        raise Permanent("artifact_not_found", reason) from error
+        raise Permanent(
+            "artifact_not_found",
+            f"The held-out text of {ref.uri} was erased ({entry.digest}); quantise the variant again.",
+        ) from error
     return HeldOutText.model_validate_json(data).windows
 
 
 def erase_text(store: Store, model: str, version: int, kind: Literal["held-out", "evaluation"]) -> tuple[str, ...]:
-    """Erase the text that a version was measured on; return the digests of the files, also of those erased earlier.
+    """Erase the text that a version was measured on; return the digests of its files, also if erased before.
 
-    Manifests, figures and attestations stay. Other versions that used the same file lose it as well.
+    Manifests, figures and attestations stay. Other versions with the same file lose it as well.
 
     Args:
         store: The object store.
@@ -63,8 +65,8 @@ def erase_text(store: Store, model: str, version: int, kind: Literal["held-out",
         kind: `held-out`: the held-out text of its variants. `evaluation`: its evaluation set.
 
     Raises:
-        Permanent: `artifact_not_found` if there is no such version, `digest_mismatch` if the list of an evaluation
-            set's files is not the one that its digest names; nothing of it is erased then.
+        Permanent: `artifact_not_found` for an unknown version; `digest_mismatch` if the file list of an evaluation set
+            was altered, which is then left alone.
         Transient: `store_unavailable`.
     """
     data = store.find(f"versions/{model}/{version}/manifest.json")
@@ -82,10 +84,7 @@ def erase_text(store: Store, model: str, version: int, kind: Literal["held-out",
 
 
 def _erase_set(store: Store, model: str, digest: str) -> None:
-    """Erase a set of texts that was uploaded with a checkpoint: the files of its folder, or its single file.
-
-    Each publisher's uploads have a prefix of their own (ADR 0026), and several may have uploaded the same set.
-    """
+    """Erase an uploaded set of texts: the files of its folder, or its single file, under every publisher's prefix."""
     uploads = store.folders(f"checkpoints/{model}/uploads/")
     prefixes = (f"checkpoints/{model}/", *(f"{folder}/" for folder in uploads))
     files = {digest: FileEntry(path="texts.jsonl", digest=digest, size_bytes=0)}
@@ -97,17 +96,19 @@ def _erase_set(store: Store, model: str, digest: str) -> None:
 
 
 def _files_of(store: Store, key: str, digest: str) -> tuple[FileEntry, ...]:
-    """Return the files that the manifest of a folder lists; none if there is no such manifest.
+    """Return the files in a folder's manifest; none without a manifest.
 
     Raises:
-        Permanent: `digest_mismatch` if it has another digest.
+        Permanent: `digest_mismatch` if the manifest has another digest.
     """
     folder = store.find(key)
     if folder is None:
         return ()
     if digest_of(folder) != digest:
-        reason = f"{key} is {digest_of(folder)}: nothing that it lists is erased. Restore the object, and order again."
-        raise Permanent("digest_mismatch", reason)
+        raise Permanent(
+            "digest_mismatch",
+            f"{key} is {digest_of(folder)}: nothing that it lists is erased. Restore the object, and order again.",
+        )
     return FolderManifest.model_validate_json(folder).files
 
 

@@ -1,4 +1,4 @@
-"""Reads a model hub's repository at a commit, file by file, each verified against the hub's list of that commit."""
+"""Reads a model hub's repository at a commit, each file verified against the hub's list."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ LIST_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
 _SURPLUS_BYTES = 1024 * 1024
-"""A download that is longer than the list says by so much is broken off, not read to its end."""
+"""Excess over the listed size at which a download is aborted."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class HubFile:
     """One file of a repository, as the hub lists it.
 
     Attributes:
-        sha256: Hex digest of the content, of files in large-file storage.
-        git_id: What git calls the content, of all other files.
+        sha256: Hex digest, of files in large-file storage.
+        git_id: Git's blob id, of all other files.
     """
 
     path: str
@@ -34,7 +34,7 @@ class HubFile:
 
 
 def hub_api(endpoint: str, token: str | None) -> Any:
-    """Return huggingface_hub's client of a hub, which reaches it although this process runs offline otherwise."""
+    """Return huggingface_hub's client of a hub, online also in an offline process."""
     from huggingface_hub import HfApi
 
     _go_online()
@@ -76,7 +76,7 @@ class Hub:
             folder: The repository at a commit.
             file: One of its files.
             into: The folder.
-            on_bytes: Called with bytes as they come; a negative count takes back those of a download that starts over.
+            on_bytes: Called with the number of received bytes; negative when a download starts over.
 
         Raises:
             Permanent: artifact_not_found, uri_not_allowed, digest_mismatch.
@@ -136,8 +136,9 @@ class Hub:
                 )
                 return self._answered(404 if missing else cause.response.status_code, folder)
             if isinstance(cause, httpx.HTTPError | theirs.FileMetadataError | theirs.OfflineModeIsEnabled):
-                reason = f"{self._endpoint} does not answer for {folder.uri} ({type(cause).__name__})."
-                return Transient("hub_unavailable", reason)
+                return Transient(
+                    "hub_unavailable", f"{self._endpoint} does not answer for {folder.uri} ({type(cause).__name__})."
+                )
         if isinstance(error, OSError) and error.errno is None:
             return Permanent("digest_mismatch", f"A file of {folder.uri} has another size than the hub says.")
         if isinstance(error, ValueError | TypeError | LookupError | AttributeError):
@@ -150,22 +151,22 @@ class Hub:
             return Permanent("uri_not_allowed", f"{where}: set HF_TOKEN to one that may read this repository.")
         if status in (408, 429) or status >= 500:
             return Transient("hub_unavailable", f"{where}.")
-        reason = f"{where}: check repository and revision, and HF_TOKEN if the repository is private."
-        return Permanent("artifact_not_found", reason)
+        return Permanent(
+            "artifact_not_found", f"{where}: check repository and revision, and HF_TOKEN if the repository is private."
+        )
 
     def _odd(self, folder: HubFolder, what: str) -> Transient:
-        reason = f"{self._endpoint} does not answer for {folder.uri} as a model hub does ({what})."
-        return Transient("hub_unavailable", reason)
+        return Transient(
+            "hub_unavailable", f"{self._endpoint} does not answer for {folder.uri} as a model hub does ({what})."
+        )
 
 
 @functools.cache
 def _go_online() -> None:
-    """Allow the hub's library to reach a hub although this process runs with `HF_HUB_OFFLINE`, as all of ours do.
+    """Replace the hub library's HTTP client, so that it reaches the configured hub in spite of `HF_HUB_OFFLINE`.
 
-    That switch keeps libraries from calling home by themselves; it works in the library's own HTTP client, in whose
-    place this one comes as soon as a source is requested on the hub that operations configured. Plain HTTP it
-    stays (as with `HF_HUB_DISABLE_XET`, read too early to be set here): a mirror speaks nothing else, and its errors
-    are known.
+    All services run with that variable, to keep libraries from network access of their own. Xet is disabled, because
+    mirrors speak plain HTTP only.
     """
     import httpx
     from huggingface_hub import constants, set_client_factory

@@ -1,4 +1,4 @@
-"""Typed records in a key-value bucket: compare-and-set, and a watch that never misses a change."""
+"""Typed records in a key-value bucket: compare-and-set, and reports of every change."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ OnSnapshot = Callable[["Snapshot"], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _WRITE_S = 10.0
 _RETRY_S = 0.1
-"""The pause after a first failure; it doubles after each further one, up to `_SAFETY_NET_S`."""
+"""Pause after a first failure; doubles up to `_SAFETY_NET_S`."""
 _KV_OPERATION = "KV-Operation"
 """The header of a deletion."""
 _HEADER_BYTES = 512
-"""More than the headers of a write take: a server that gets more than it allows closes the connection."""
+"""Upper bound of a write's headers; above its limit a server closes the connection."""
 
 
 class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read again and decide again
@@ -40,7 +40,7 @@ class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read 
 
 @dataclass(frozen=True)
 class Entry(Generic[M]):
-    """A record, and the revision that it was read at."""
+    """A record and its revision."""
 
     value: M
     revision: int
@@ -51,8 +51,8 @@ class Snapshot:
     """The contents of a bucket at one read of all its keys.
 
     Attributes:
-        identity: when the bucket was made; another one if it was deleted and made anew; None if there is none.
-        keys: the keys that had a record.
+        identity: creation time of the bucket, which tells it from a recreated one; None without a bucket.
+        keys: the keys with a record.
     """
 
     identity: str | None
@@ -69,16 +69,16 @@ class Bucket(Generic[M]):
         self._service = service
 
     async def _bucket(self) -> KeyValue:
-        """Return a handle of the bucket; raise NotFoundError where there is none."""
+        """Return a handle of the bucket; raise NotFoundError if it does not exist."""
         return await self._js.key_value(self._name)
 
     @property
     def _known(self) -> KeyValue:
-        """A handle without a check of the bucket's existence, which would cost a second request."""
+        """Return a handle without a check that the bucket exists, which would cost a request."""
         return KeyValue(self._name, f"KV_{self._name}", f"$KV.{self._name}.", self._js, direct=False)
 
     async def _get(self, key: str) -> KeyValue.Entry | None:
-        """Return the entry of a key, None if there is none; raise NotFoundError where there is no bucket."""
+        """Return the entry of a key, or None; raise NotFoundError without a bucket."""
         try:
             return await self._known.get(key)
         except KeyNotFoundError:
@@ -86,7 +86,7 @@ class Bucket(Generic[M]):
             return None
 
     async def get(self, key: str) -> Entry[M] | None:
-        """Return a record, None if there is none; raise Transient if it cannot be read (`record_format.parse`)."""
+        """Return a record, or None; raise Transient if it cannot be read (`record_format.parse`)."""
         entry = await self._get(key)
         if entry is None:
             return None
@@ -110,17 +110,19 @@ class Bucket(Generic[M]):
         return await self._written(key, dump(value), None)
 
     async def update(self, key: str, value: M, revision: int) -> int:
-        """Write a record that must still be at `revision`; raise Conflict when it is not.
+        """Write a record at `revision`; raise Conflict at another one.
 
-        Where there is no bucket, NoStreamResponseError comes after `ELECTION_S`: one without a leader answers the same.
+        Without a bucket, raise NoStreamResponseError after `ELECTION_S`, as a bucket without a leader answers the same.
         """
         return await self._written(key, dump(value), revision)
 
     async def _written(self, key: str, data: bytes, revision: int | None) -> int:
         limit = self._js._nc.max_payload - _HEADER_BYTES  # noqa: SLF001 - nats-py leaves headers out, the server counts them
         if len(data) > limit:
-            reason = f"The record {self._name}/{key} has {len(data):,} bytes; the limit of the bus is {limit:,}."
-            raise Transient("too_large", reason)
+            raise Transient(
+                "too_large",
+                f"The record {self._name}/{key} has {len(data):,} bytes; the limit of the bus is {limit:,}.",
+            )
         lost = False
 
         async def write(limit_s: float) -> int:
@@ -146,10 +148,7 @@ class Bucket(Generic[M]):
         return written
 
     async def _written_before(self, key: str, data: bytes, revision: int) -> int | None:
-        """Return the revision of a write whose answer was lost; None if another writer was first.
-
-        Only one write can follow a revision: the one that is compared with it.
-        """
+        """Return the revision of a write with a lost answer; None if another writer was first."""
         try:
             message = await self._js.get_msg(
                 f"KV_{self._name}", revision + 1, subject=f"$KV.{self._name}.{key}", next=True
@@ -159,14 +158,14 @@ class Bucket(Generic[M]):
         return message.seq if message.data == data else None
 
     async def remove(self, key: str, revision: int) -> None:
-        """Remove a record with its history, unless it was written after a revision; that a key was there is forgotten.
+        """Purge a record with its history, unless it was written after a revision.
 
         The identity needs the right to purge the bucket (`contracts.services`, `forgets`).
         """
         await self._js.purge_stream(f"KV_{self._name}", seq=revision + 1, subject=f"$KV.{self._name}.{key}")
 
     async def written_at(self, key: str) -> datetime | None:
-        """Return when a record was written, by the clock of the bus; None if there is none."""
+        """Return the time of a record's last write by the bus's clock, or None."""
         try:
             message = await self._js.get_msg(f"KV_{self._name}", subject=f"$KV.{self._name}.{key}")
         except NotFoundError:
@@ -174,10 +173,9 @@ class Bucket(Generic[M]):
         return None if _KV_OPERATION in (message.headers or {}) else message.time
 
     async def keys(self) -> list[str]:
-        """List all keys.
+        """Return all keys, from the stream's subjects.
 
-        Asked of the stream itself: the client's own listing makes a consumer on the server at every call, which stays
-        there for five minutes, and a bucket that is listed every second fills up with them.
+        nats-py's own listing leaves a consumer on the server for five minutes at every call.
         """
         prefix = f"$KV.{self._name}."
         state = (await self._js.stream_info(f"KV_{self._name}", subjects_filter=f"{prefix}>")).state
@@ -189,12 +187,12 @@ class Bucket(Generic[M]):
         return {key: entry for key, entry in entries.items() if entry is not None}
 
     async def raw(self, key: str) -> tuple[int, bytes] | None:
-        """Return the revision and the bytes of a record; None when there is none."""
+        """Return revision and bytes of a record, or None."""
         entry = await self._get(key)
         return None if entry is None else (entry.revision or 0, entry.value or b"")
 
     async def identity(self) -> str | None:
-        """Return when the bucket was made; None when it does not exist."""
+        """Return the creation time of the bucket; None if it does not exist."""
         try:
             made = (await self._js.stream_info(f"KV_{self._name}")).created
         except NotFoundError:
@@ -204,13 +202,13 @@ class Bucket(Generic[M]):
     async def follow(self, client: Client, on_change: OnChange[M], on_snapshot: OnSnapshot | None = None) -> None:
         """Call `on_change(key, value, revision)` for every record now and on every change, until cancelled.
 
-        Revisions never go back while the bucket is the same. After it was made anew or restored from a backup, what
-        it holds is reported again whatever its revisions are. `on_snapshot` is called every 2 s with its keys.
+        Revisions never decrease within one bucket. After it was recreated or restored, all its records are reported
+        again. `on_snapshot` is called with its keys every 2 s.
         """
         await _Follower(self, client, on_change, on_snapshot).run()
 
     def read(self, key: str, value: bytes) -> M | None:
-        """Return a record; None, and a line in the log, when it cannot be read: it must not hide all the others."""
+        """Return a record; None, with a line in the log, if it cannot be read."""
         try:
             return parse(self._record, value, f"{self._name}/{key}")
         except Transient as error:
@@ -225,8 +223,8 @@ class Bucket(Generic[M]):
 class _Follower(Generic[M]):
     """Reports every change of a bucket, from a watch and from regular reads of all keys.
 
-    The stock watcher can stay silent for many seconds after the server was killed, and for ever once its bucket was
-    deleted. So the watch is made anew at every reconnect, for another bucket, and when a read finds what it missed.
+    nats-py's watcher can be silent for many seconds after a kill of the server, and permanently after deletion of its
+    bucket. So the watch is renewed at every reconnect, for a new bucket, and after a missed change.
     """
 
     def __init__(
@@ -268,7 +266,7 @@ class _Follower(Generic[M]):
                 await self._again.wait()
 
     async def _watch_once(self) -> None:
-        """Watch until the watch fails or must be renewed, also while it is being created: its request may be lost."""
+        """Watch until the watch fails or must be renewed, also during its creation, in case the request is lost."""
         tasks = [asyncio.ensure_future(self._watch()), asyncio.ensure_future(self._again.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -289,7 +287,7 @@ class _Follower(Generic[M]):
             await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
     async def _keep_reading(self) -> None:
-        """Read all every `_SAFETY_NET_S`, sooner after a failure; at a reconnect cancel a read, and begin it soon."""
+        """Read all every `_SAFETY_NET_S`, sooner after a failure; restart a read at a reconnect."""
         wait_s, retry_s = _SAFETY_NET_S, _RETRY_S
         while True:
             self._at_once.clear()
@@ -319,7 +317,7 @@ class _Follower(Generic[M]):
         return True
 
     async def _read_all(self) -> None:
-        """Report each record that differs from the last report, unless the watch reported it in the meantime."""
+        """Report each record that differs from its last report, unless the watch reported it in the meantime."""
         identity = await self._bucket.identity()
         if identity is not None and identity != self._identity:
             if self._identity is not None:

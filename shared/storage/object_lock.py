@@ -1,4 +1,4 @@
-"""Objects under lock in a bucket that was made for it: retentions, and single versions."""
+"""Object lock: retentions, and removal of single versions."""
 
 from minio.commonconfig import COMPLIANCE, GOVERNANCE
 from minio.error import S3Error
@@ -9,7 +9,7 @@ from shared.storage.objects import Retention
 
 _MODES = {"governance": GOVERNANCE, "compliance": COMPLIANCE}
 _NO_RETENTION = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError")
-"""Codes that servers answer for a version that is not retained: S3's own, and SeaweedFS's."""
+"""Codes for a version without retention: S3's own, and SeaweedFS's."""
 NO_LOCK = (
     "The bucket {bucket} was made without object lock: who may delete in the store can delete the audit log. Switch on "
     "versioning and object lock of the bucket, or make a new one, as docs/operations.md says; until then everything "
@@ -21,10 +21,10 @@ class LockingStore(Store):
     """The store for commands that set retentions, or remove single versions."""
 
     def retain(self, key: str, version_id: str, retention: Retention) -> None:
-        """Set the retention of an object version; it can only be extended.
+        """Set the retention of an object version, or extend it.
 
         Raises:
-            Permanent: `uri_not_allowed` if the store refuses, as it does for a shorter retention.
+            Permanent: `uri_not_allowed` after a refusal, for example of a shorter retention.
         """
         config = S3Retention(_MODES[retention.mode], retention.until)
         with self._translated(key):
@@ -53,7 +53,7 @@ class LockingStore(Store):
             self._client.remove_object(bucket_name=self.bucket, object_name=key, version_id=version_id)
 
     def latest_version(self, key: str) -> str | None:
-        """Return the id of the latest version; None if there is none or a delete marker hides it."""
+        """Return the id of the latest version; None without one, or below a delete marker."""
         with self._translated(key):
             try:
                 latest = self._client.stat_object(bucket_name=self.bucket, object_name=key)

@@ -1,4 +1,4 @@
-"""Objects of one bucket: small ones read and written whole, create-only, in versions; every failure has a code."""
+"""Small objects of one bucket: read and written whole, create-only, in versions."""
 
 import base64
 import hashlib
@@ -25,15 +25,15 @@ from shared.storage.transfer import LargeObjectError, ShortObjectError, Transfer
 
 
 class UnreadableObjects:
-    """The objects of a store that could not be read the last time, as this process saw them."""
+    """The objects that this process could not read at its last attempt."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Take the clock."""
+        """Start empty."""
         self._monotonic = monotonic
         self._failing: dict[str, tuple[int, float]] = {}
 
     def note_failure(self, key: str) -> Transient:
-        """Count a failed read; return `object_unreadable`, with the reads that failed in a row and their seconds."""
+        """Count a failed read; return `object_unreadable` with the number and seconds of failures in a row."""
         now_s = self._monotonic()
         tries, since_s = self._failing.get(key, (0, now_s))
         self._failing[key] = (tries + 1, since_s)
@@ -42,17 +42,17 @@ class UnreadableObjects:
         return Transient("object_unreadable", reason, object=key, tries=tries + 1, failing_s=failing_s)
 
     def note_read(self, key: str) -> None:
-        """Forget the failures of an object that was read."""
+        """Forget the failures of an object after a read."""
         self._failing.pop(key, None)
 
 
 T = TypeVar("T")
 
 WHOLE_BYTES = 128 * 1024**2
-"""The largest object that is read into memory whole: manifests have kilobytes, sets of texts some tens of megabytes."""
+"""Size limit of objects read whole; manifests have kilobytes, sets of texts tens of megabytes."""
 
 _OTHERS_READ = 3
-"""Other objects that are read where one cannot be, until the store reads one of them."""
+"""Number of other objects tried after a failed read."""
 _ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented")
 _PRECONDITION_FAILED = "PreconditionFailed"
@@ -65,13 +65,13 @@ class AlreadyExists(Exception):  # noqa: N818 - an answer, not a failure
 
 @dataclass(frozen=True)
 class Retention:
-    """The end of an object version's retention, and the mode: whether a special permission can end it earlier."""
+    """An object version's retention: its end, and its mode (governance can be bypassed by a permission)."""
 
     mode: LockMode
     until: datetime
 
     def headers(self, data: bytes) -> dict[str, str]:
-        """Return the headers of a request that writes these bytes under lock; stores ask for a checksum with them."""
+        """Return the headers of a write under lock, with the checksum that S3 then requires."""
         checksum = hashlib.md5(data, usedforsecurity=False).digest()
         return {
             "x-amz-object-lock-mode": self.mode.upper(),
@@ -85,8 +85,8 @@ class ObjectVersion:
     """A version of an object, or a delete marker over it.
 
     Attributes:
-        version_id: Its id; `null` for one that was written before the bucket had versions.
-        latest: A reader who names no version gets this one, or of a marker the answer that there is nothing.
+        version_id: Its id; `null` for one written before versioning was enabled.
+        latest: Whether readers without a version get this one, or 404 for a marker.
     """
 
     key: str
@@ -98,10 +98,10 @@ class ObjectVersion:
 
 
 class ObjectStore:
-    """A bucket, as far as its objects are small. Synchronous: call through `asyncio.to_thread`."""
+    """The small objects of a bucket. Synchronous: call through `asyncio.to_thread`."""
 
     def __init__(self, connection: Connection) -> None:
-        """Take the settings; raise ValueError if `s3_ca` names no readable certificate."""
+        """Use the settings; raise ValueError if `s3_ca` cannot be read."""
         self.bucket = connection.s3_bucket
         self._pins: Mapping[str, str] = {}
         self._unreadable = UnreadableObjects()
@@ -116,7 +116,7 @@ class ObjectStore:
     # -- start-up ---------------------------------------------------------------------------------------------------
 
     def ensure_bucket(self) -> None:
-        """Make the bucket if it is not there, with versions and object lock if the server has them."""
+        """Create the bucket if missing, with versions and object lock if the server supports them."""
         with self._translated("the bucket"):
             if self._client.bucket_exists(bucket_name=self.bucket):
                 return
@@ -145,10 +145,7 @@ class ObjectStore:
             return all(entry.object_name == PROBE for entry in tops)
 
     def check_create_only(self) -> None:
-        """Prove that the server honours create-only puts; raise Permanent when it does not.
-
-        A server that ignores `If-None-Match` would let two writers overwrite each other's commits.
-        """
+        """Raise Permanent unless the server honours create-only puts (`If-None-Match`)."""
         key = f"{PROBE}{secrets.token_hex(8)}"
         self.create(key, b"first")
         try:
@@ -187,7 +184,7 @@ class ObjectStore:
         return f"s3://{self.bucket}/{key}"
 
     def key_of(self, uri: str) -> str:
-        """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for any other location."""
+        """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for other URIs."""
         match = _URI.match(uri)
         if match is None or match["bucket"] != self.bucket or ".." in match["key"].split("/"):
             raise Permanent("uri_not_allowed", f"{uri[:200]} is not in the bucket {self.bucket}.")
@@ -196,18 +193,18 @@ class ObjectStore:
     # -- small objects ----------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> bytes | None:
-        """Read a small object whole; None when it does not exist.
+        """Return a small object, or None.
 
         Raises:
-            Permanent: artifact_not_found when it is larger than WHOLE_BYTES.
+            Permanent: artifact_not_found above WHOLE_BYTES.
         """
         return self._read(key)
 
     def get(self, ref: ArtifactRef) -> bytes:
-        """Read a small artifact whole and verify its size, before anything is read, and its digest.
+        """Return a small artifact, with verified size and digest.
 
         Raises:
-            Permanent: artifact_not_found, also when it is larger than WHOLE_BYTES; digest_mismatch.
+            Permanent: artifact_not_found, also above WHOLE_BYTES; digest_mismatch.
         """
         data = self._read(self.key_of(ref.uri), ref.size_bytes)
         if data is None:
@@ -228,27 +225,25 @@ class ObjectStore:
                 raise
 
     def create(self, key: str, data: bytes, retention: Retention | None = None) -> ArtifactRef:
-        """Write an object that must not exist yet, under lock if asked for; raise AlreadyExists when it does."""
+        """Write a new object, optionally under lock; raise AlreadyExists if it exists."""
         headers = retention.headers(data) if retention is not None else {}
         with self._translated(key), self._client.creating():
             self._client.write(self.bucket, key, memoryview(data), headers=headers)
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
     def ref_to(self, key: str) -> ArtifactRef:
-        """Return the ref of an object that exists; raise Permanent artifact_not_found when it does not."""
+        """Return the ref of an object; raise Permanent artifact_not_found without one."""
         data = self.find(key)
         if data is None:
             raise Permanent("artifact_not_found", f"{self.uri(key)} does not exist.")
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
     def keys(self, prefix: str) -> list[str]:
-        """List the keys below a prefix."""
-        with self._translated(prefix):
-            listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
-            return [entry.object_name for entry in listed if entry.object_name]
+        """Return the keys below a prefix."""
+        return list(self.sizes(prefix))
 
     def folders(self, prefix: str) -> list[str]:
-        """List the folders directly below a prefix, without their final slash."""
+        """Return the folders directly below a prefix, without final slashes."""
         with self._translated(prefix):
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix)
             return [entry.object_name.rstrip("/") for entry in listed if entry.object_name and entry.is_dir]
@@ -262,9 +257,9 @@ class ObjectStore:
     # -- versions ---------------------------------------------------------------------------------------------------
 
     def bytes_below(self, prefix: str) -> dict[str, int]:
-        """Return the bytes below a prefix, by key and version, or by key and upload for parts of unfinished uploads.
+        """Return the bytes below a prefix, by key and version, and of unfinished uploads by key and upload.
 
-        What becomes an object between the two lists is in both, rather than in none.
+        An upload that ends between the two listings is counted twice.
         """
         with self._translated(prefix):
             arrived: dict[str, int] = self._client.arrived(self.bucket, prefix)
@@ -275,7 +270,7 @@ class ObjectStore:
         }
 
     def versions(self, prefix: str) -> list[ObjectVersion]:
-        """List the versions and delete markers of all objects below a prefix, of each object the oldest first."""
+        """Return the versions and delete markers of all objects below a prefix, by key, oldest first."""
         with self._translated(prefix):
             listed = self._client.list_objects(
                 bucket_name=self.bucket, prefix=prefix, recursive=True, include_version=True
@@ -296,16 +291,16 @@ class ObjectStore:
         return sorted(versions, key=lambda version: (version.key, version.modified, version.latest))
 
     def pinned(self, pins: Mapping[str, str]) -> Self:
-        """Return this store with the version that is read of some keys, whatever was written over it."""
+        """Return this store with fixed versions for reads of some keys."""
         store = copy(self)
         store._pins = pins  # noqa: SLF001 - of the same class
         return store
 
     def _pinned(self, key: str, read: Callable[[str | None], T]) -> T:
-        """Return the read of the pinned version.
+        """Read the pinned version of an object.
 
         Raises:
-            Transient: `object_unreadable`: the store fails at this object, and reads others.
+            Transient: `object_unreadable`: the store fails at this object only.
         """
         try:
             content = read(self._pins.get(key))
@@ -317,7 +312,7 @@ class ObjectStore:
         return content
 
     def _reads_others(self, key: str) -> bool:
-        """Return whether the store can read another object below the same first folder."""
+        """Return whether the store reads another object in the same top folder."""
         prefix = f"{key.partition('/')[0]}/"
         try:
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
@@ -335,7 +330,7 @@ class ObjectStore:
         return False
 
     def _erase(self, key: str) -> None:
-        """Remove each version of an object: removing the object itself would only put a marker over them."""
+        """Remove every version of an object."""
         for version in self.versions(key):
             if version.key == key:
                 with self._translated(key):

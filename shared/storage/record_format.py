@@ -1,4 +1,4 @@
-"""Writes records as JSON with their schema version, and reads records of the same version."""
+"""Records as JSON with their schema version."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ FIELD = "schema_version"
 
 
 def schema_version(kind: type[BaseModel]) -> int:
-    """Return the schema version with which this process writes a type of record; 1 if the type declares none."""
+    """Return the schema version of a type of record; 1 by default."""
     version: int = getattr(kind, "SCHEMA_VERSION", 1)
     return version
 
@@ -35,9 +35,7 @@ def parse(kind: type[M], data: bytes, name: str) -> M:
         name: Bucket and key, for the error message.
 
     Raises:
-        Transient: `record_version_unknown` if its schema version is not the one that this process writes;
-            `internal_error` if it is damaged, whatever reading it raises: one damaged record must not end what reads
-            all of them.
+        Transient: `record_version_unknown` for another schema version; `internal_error` for a damaged record.
     """
     try:
         fields = json.loads(data)
@@ -45,8 +43,10 @@ def parse(kind: type[M], data: bytes, name: str) -> M:
         raise _damaged(name, error) from error
     version, known = fields.pop(FIELD, None) if isinstance(fields, dict) else None, schema_version(kind)
     if version != known or type(version) is not int:
-        reason = f"The record {name} has schema version {json.dumps(version)}; this process reads version {known}."
-        raise Transient("record_version_unknown", reason)
+        raise Transient(
+            "record_version_unknown",
+            f"The record {name} has schema version {json.dumps(version)}; this process reads version {known}.",
+        )
     try:
         return kind.model_validate(fields)
     except Exception as error:
@@ -59,7 +59,7 @@ def dump_all(records: Mapping[str, BaseModel]) -> bytes:
 
 
 def parse_all(kind: type[M], data: bytes, name: str) -> dict[str, M]:
-    """Return the records of a file, by key. Those that cannot be read are left out.
+    """Return the readable records of a file, by key.
 
     Args:
         kind: The type of the records.
@@ -81,5 +81,7 @@ def parse_all(kind: type[M], data: bytes, name: str) -> dict[str, M]:
 
 
 def _damaged(name: str, error: Exception) -> Transient:
-    reason = f"The record {name} cannot be read: {type(error).__name__}: {error}. Restore it from a backup."
-    return Transient("internal_error", reason)
+    return Transient(
+        "internal_error",
+        f"The record {name} cannot be read: {type(error).__name__}: {error}. Restore it from a backup.",
+    )

@@ -1,4 +1,4 @@
-"""The stored routes of production and of staging; a bucket that is gone has none."""
+"""The stored routes of production and staging; none without a bucket."""
 
 from collections.abc import Callable
 from typing import Final
@@ -14,7 +14,7 @@ _BUCKETS: Final[dict[Environment, str]] = {"production": "routes", "staging": "s
 
 
 class RouteBuckets:
-    """The buckets `routes` and `staging-routes`, as one service reads them."""
+    """The buckets `routes` and `staging-routes`, for one service."""
 
     def __init__(self, js: Callable[[], JetStreamContext], service: str) -> None:
         self._js, self._service = js, service
@@ -24,14 +24,14 @@ class RouteBuckets:
         return Bucket(self._js(), _BUCKETS[environment], Route, service=self._service)
 
     async def models(self, environment: Environment) -> list[str]:
-        """Return the models that have a route."""
+        """Return the models with a route."""
         try:
             return await self.bucket(environment).keys()
         except NotFoundError:
             return []
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
-        """Return the route of a model; None if there is none."""
+        """Return the route of a model, or None."""
         try:
             return await self.bucket(environment).get(model)
         except NotFoundError:

@@ -1,11 +1,10 @@
-"""Opens model folders outside the store: on disk below allowed roots, or in a model hub's repository at a commit."""
+"""Model folders outside the store: on disk below allowed roots, or in a hub's repository at a commit."""
 
 import errno
 import hashlib
 import os
 import stat
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from shared.errors import Permanent, translate
 from shared.runtime.settings import SourceSettings
 from shared.storage.blobs import SOURCES, Store, manifest_key
 from shared.storage.hub import Hub
+from shared.storage.transfer import Count
 
 T = TypeVar("T")
-Count = Callable[[int], None]
-"""Called with bytes as they are read; a negative count takes back those of a download that starts over."""
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes read; negative when a download starts over."""
 Report = Callable[[float, float], None]
 """Called with bytes done and bytes in all, from any thread, one call at a time."""
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -39,14 +39,14 @@ class Source(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """List the names of the files that are copied, sorted."""
+        """Return the names of the files to copy, sorted."""
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of all these files together."""
+        """Return the total size of these files."""
 
-    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
-        """Copy one file into an empty folder and return its path there."""
+    def fetch(self, name: str, into: Path, count: OnBytes | None = None) -> Path:
+        """Copy one file into an empty folder and return the copy's path."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ class Quota:
     def check(self, what: str, files: int, size_bytes: int) -> None:
         """Raise Permanent too_large if a folder has more files or bytes than the quota allows."""
         if files > self.max_files:
-            reason = f"{what} has {files} files; SLIPWAY_SOURCE_MAX_FILES allows {self.max_files}."
-            raise Permanent("too_large", reason)
+            raise Permanent("too_large", f"{what} has {files} files; SLIPWAY_SOURCE_MAX_FILES allows {self.max_files}.")
         if size_bytes > self.max_bytes:
-            reason = f"{what} has {size_bytes} bytes in all; SLIPWAY_SOURCE_MAX_BYTES allows {self.max_bytes}."
-            raise Permanent("too_large", reason)
+            raise Permanent(
+                "too_large", f"{what} has {size_bytes} bytes in all; SLIPWAY_SOURCE_MAX_BYTES allows {self.max_bytes}."
+            )
 
 
 class DiskFolder:
-    """A folder on disk. Links may lead anywhere below the allowed roots and nowhere else."""
+    """A folder on disk; links may only lead below the allowed roots."""
 
-    def __init__(self, uri: str, roots: tuple[Path, ...], quota: Quota | None = None) -> None:
+    def __init__(self, uri: str, roots: tuple[Path, ...], quota: Quota) -> None:
         self.uri = uri
         self._quota = quota
         self._copied = 0
@@ -83,13 +83,12 @@ class DiskFolder:
             for name in self.names:
                 self._require_inside(resolved(self._path / name))
             self.size_bytes = sum((self._path / name).stat().st_size for name in self.names)
-        if quota is not None:
-            quota.check(uri, len(self.names), self.size_bytes)
+        quota.check(uri, len(self.names), self.size_bytes)
 
-    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
+    def fetch(self, name: str, into: Path, count: OnBytes | None = None) -> Path:
         """Copy one file into a folder and return the copy's path.
 
-        The path is checked against the allowed folders after opening, so that replacing a link cannot bypass the check.
+        The opened file is checked against the allowed roots, so that replacing a link cannot bypass the check.
         """
         with _readable(f"{self.uri}/{name}"):
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -99,8 +98,7 @@ class DiskFolder:
                 with os.fdopen(descriptor, "rb", closefd=False) as source, (into / name).open("wb") as copy:
                     while chunk := source.read(CHUNK_BYTES):
                         self._copied += len(chunk)
-                        if self._quota is not None:  # it may have grown since the look
-                            self._quota.check(self.uri, len(self.names), self._copied)
+                        self._quota.check(self.uri, len(self.names), self._copied)  # a file may have grown
                         copy.write(chunk)
                         if count is not None:
                             count(len(chunk))
@@ -114,8 +112,10 @@ class DiskFolder:
 
     def _require_inside(self, path: Path) -> None:
         if not any(path.is_relative_to(root) for root in self._roots):
-            reason = f"{self.uri} leads outside the allowed roots; operations may add one to SLIPWAY_FILE_ROOTS."
-            raise Permanent("uri_not_allowed", reason)
+            raise Permanent(
+                "uri_not_allowed",
+                f"{self.uri} leads outside the allowed roots; operations may add one to SLIPWAY_FILE_ROOTS.",
+            )
 
 
 class HubRepository:
@@ -130,7 +130,7 @@ class HubRepository:
         self.size_bytes = sum(self._files[name].size_bytes for name in self.names)
         quota.check(self.uri, len(self.names), self.size_bytes)
 
-    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
+    def fetch(self, name: str, into: Path, count: OnBytes | None = None) -> Path:
         """Download one file into a folder, verify it against the hub's list, and return its path."""
         return self._hub.fetch(self._folder, self._files[name], into, count)
 
@@ -145,7 +145,7 @@ class Sources:
         self.quota = Quota(settings.source_max_bytes, settings.source_max_files)
 
     def open(self, uri: str) -> Source:
-        """Return an open folder; a branch or tag is followed to its commit, which the source's own `uri` then names.
+        """Return an open folder; a branch or tag is resolved to its commit, in the source's `uri`.
 
         Raises:
             Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large.
@@ -155,19 +155,19 @@ class Sources:
             return DiskFolder(uri, self._roots, self.quota)
         parsed(parse_hub_uri, uri)
         if self._hub is None:
-            reason = (
+            raise Permanent(
+                "uri_not_allowed",
                 f"{uri} cannot be read: no model hub is configured. Set SLIPWAY_HF_ENDPOINT, for example "
-                "https://huggingface.co, here and for the registry and the merger (`slipway up` passes it on)."
+                "https://huggingface.co, here and for the registry and the merger (`slipway up` passes it on).",
             )
-            raise Permanent("uri_not_allowed", reason)
         return HubRepository(self._hub, uri, self.quota)
 
 
 def choose(uri: str, names: list[str]) -> tuple[str, ...]:
-    """Return the names of the files that are copied, sorted.
+    """Return the names of the files to copy, sorted.
 
     Raises:
-        Permanent: pickle_refused or artifact_not_found when no weights are among them.
+        Permanent: pickle_refused or artifact_not_found without safetensors weights.
     """
     chosen = tuple(sorted(name for name in names if travels(name)))
     if any(is_weights(name) for name in chosen):
@@ -179,15 +179,15 @@ def choose(uri: str, names: list[str]) -> tuple[str, ...]:
 
 
 def read_folder(
-    source: Source, scratch: Path, keep: Callable[[Path, str], FileEntry], count: Count | None = None
+    source: Source, scratch: Path, keep: Callable[[Path, str], FileEntry], count: OnBytes | None = None
 ) -> FolderManifest:
-    """Pass each file of a folder to `keep` and return the manifest; `scratch` holds at most one file at a time.
+    """Pass each file of a folder to `keep` and return the manifest; `scratch` holds one file at a time.
 
     Args:
         source: The folder.
-        scratch: An empty folder on a disk that the largest file fits on.
+        scratch: An empty folder with space for the largest file.
         keep: Called with a file and its name; returns its entry in the manifest.
-        count: Called with bytes as they are read from the source.
+        count: Called with the number of bytes read.
     """
     entries = []
     for name in source.names:
@@ -200,25 +200,26 @@ def read_folder(
 def store_folder(
     store: Store, source: Source, scratch: Path, prefix: str = "", report: Report | None = None
 ) -> FolderManifest:
-    """Copy each file of a folder into the store as a blob and return the manifest, which is not committed yet.
+    """Copy each file of a folder into the store as a blob, and return the uncommitted manifest.
 
     Args:
         store: The object store.
         source: The folder.
-        scratch: An empty folder on a disk that the largest file fits on.
-        prefix: Of the blobs' keys.
-        report: Called with bytes done and bytes in total. A byte that was read counts half, one that is stored counts
-            whole: both can take minutes, and neither may look like standing still.
+        scratch: An empty folder with space for the largest file.
+        prefix: Prefix of the blobs' keys.
+        report: Called with bytes done and in total; a byte counts half when read, and half when stored.
     """
-    halves = _Halves(source.size_bytes, report)
+    total = 2 * source.size_bytes
+    # a folder on disk may grow meanwhile
+    count = Count(total, report and (lambda done, _total: report(min(done, total) / 2, total / 2)))
 
     def keep(path: Path, name: str) -> FileEntry:
-        before = halves.sent
-        entry = store.put_file(path, name, prefix, halves.send)
-        halves.send(entry.size_bytes - (halves.sent - before))  # what was there already counts, too
+        before = count.done
+        entry = store.put_file(path, name, prefix, count.add)
+        count.add(before + entry.size_bytes - count.done)  # if it was stored already
         return entry
 
-    return read_folder(source, scratch, keep, halves.read)
+    return read_folder(source, scratch, keep, count.add)
 
 
 def describe_file(path: Path, name: str) -> FileEntry:
@@ -231,14 +232,14 @@ def describe_file(path: Path, name: str) -> FileEntry:
 def bring(
     store: Store, sources: Sources, ref: ArtifactRef, scratch_root: Path, report: Report | None = None
 ) -> ArtifactRef:
-    """Copy a folder from outside into the store and return the ref of its manifest there; once for each digest.
+    """Copy a folder from outside into the store, once for each digest, and return the ref of its manifest.
 
     Args:
         store: The object store.
-        sources: What may be read outside of it.
-        ref: Its name there and its digest.
-        scratch_root: A folder on a disk that the largest file fits on.
-        report: Called as by `store_folder`; never when the folder is in the store already.
+        sources: The allowed sources.
+        ref: URI and digest of the folder.
+        scratch_root: A folder with space for the largest file.
+        report: As in `store_folder`; not called if the folder is stored already.
 
     Raises:
         Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large, digest_mismatch.
@@ -267,41 +268,15 @@ def bring(
 
 
 def parsed(parse: Callable[[str], T], uri: str) -> T:
-    """Parse a URI; raise Permanent uri_not_allowed with the reason if it is invalid."""
+    """Return a parsed URI; raise Permanent uri_not_allowed if it is invalid."""
     try:
         return parse(uri)
     except ValueError as error:
         raise Permanent("uri_not_allowed", f"{uri[:300]}: {error}.") from error
 
 
-class _Halves:
-    """Adds up bytes read and bytes sent, each worth a half; called from the threads that carry them."""
-
-    def __init__(self, total: int, report: Report | None) -> None:
-        self.sent = 0
-        self._read = 0
-        self._total, self._report, self._last, self._lock = total, report, 0.0, threading.Lock()
-
-    def read(self, count: int) -> None:
-        """Count bytes that were read from the source."""
-        self._add(read=count)
-
-    def send(self, count: int) -> None:
-        """Count bytes that went to the store."""
-        self._add(sent=count)
-
-    def _add(self, read: int = 0, sent: int = 0) -> None:
-        with self._lock:
-            self._read += read
-            self.sent += sent
-            done = min((self._read + self.sent) / 2, float(self._total))  # a folder on disk may grow meanwhile
-            if self._report is not None and done != self._last:
-                self._last = done
-                self._report(done, float(self._total))
-
-
 def resolved(path: Path) -> Path:
-    """Follow all links; raise OSError ELOOP when they lead in a circle, which Python 3.11 calls a RuntimeError."""
+    """Return a path with links resolved; raise OSError ELOOP for a loop, in Python 3.11 a RuntimeError."""
     try:
         return path.resolve()
     except RuntimeError as error:

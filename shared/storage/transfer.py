@@ -1,4 +1,4 @@
-"""Moves the bytes of one object between memory and an S3 server, in parallel parts."""
+"""Transfers objects between memory and an S3 server, in parallel parts."""
 
 import contextvars
 import http.client
@@ -25,14 +25,14 @@ PARALLEL = 4
 CHUNK_BYTES = 512 * 1024  # larger writes to a file get huge pages, which can take longer than everything else
 CHUNKS = 4
 LISTED_UPLOADS = 1000
-"""Uploads that one answer of the server lists at most."""
+"""Page size of listed uploads."""
 _HEADERS = {"Content-Type": "application/octet-stream"}
 _NO_MORE: Mapping[str, str] = MappingProxyType({})
 _creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", default=False)
 
 
 class ShortObjectError(Exception):
-    """An object has fewer or more bytes than announced."""
+    """An object has another size than announced."""
 
 
 class LargeObjectError(Exception):
@@ -40,13 +40,12 @@ class LargeObjectError(Exception):
 
 
 def open_uploads(list_page: Callable[..., Any]) -> Iterator[Any]:
-    """Yield all multipart uploads that have not ended, page by page, each once.
+    """Yield all unfinished multipart uploads, each once.
 
-    The next page follows the last id, and where the server needs the key, too, as AWS does, both. SeaweedFS would take
-    the key for the only one that is asked for.
+    Pages continue after the last id (SeaweedFS), or after id and key if the server needs both (AWS).
 
     Args:
-        list_page: Returns the uploads after `upload_id_marker` and `key_marker`, and whether there are more.
+        list_page: Returns the uploads after `upload_id_marker` and `key_marker`.
     """
     listed: set[str] = set()
     last: Any = None
@@ -68,7 +67,7 @@ def open_uploads(list_page: Callable[..., Any]) -> Iterator[Any]:
 
 
 class _CreateOnly(urllib3.PoolManager):  # type: ignore[misc]  # urllib3 is skipped by mypy
-    """Adds `If-None-Match: *` to the request that makes an object visible, which the SDK has no parameter for."""
+    """Adds `If-None-Match: *` to the request that makes an object visible; the SDK has no parameter for it."""
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> Any:
         completes = (method == "PUT" and "uploadId" not in url) or (method == "POST" and "uploadId" in url)
@@ -78,7 +77,7 @@ class _CreateOnly(urllib3.PoolManager):  # type: ignore[misc]  # urllib3 is skip
 
 
 class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
-    """The SDK's client, with reads and writes of parts at the same time and without copies of their bytes."""
+    """The SDK's client with parallel transfers of parts, without copies of their bytes."""
 
     def __init__(self, *, endpoint: str, region: str, credentials: Provider, tls: ssl.SSLContext) -> None:
         pool = _CreateOnly(
@@ -92,7 +91,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
 
     @contextmanager
     def creating(self) -> Iterator[None]:
-        """Make writes within fail with `PreconditionFailed` where the object exists."""
+        """Make writes in this context fail with `PreconditionFailed` if the object exists."""
         token = _creating.set(True)
         try:
             yield
@@ -107,7 +106,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         sent: Callable[[int], None] | None = None,
         headers: Mapping[str, str] = _NO_MORE,
     ) -> None:
-        """Write an object from memory; `sent` is called with the bytes of each part that arrived."""
+        """Write an object from memory; `sent` is called with the size of each stored part."""
         parts = (data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES))
         self.write_parts(bucket, key, len(data), parts, sent=sent, headers=headers)
 
@@ -121,10 +120,10 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         sent: Callable[[int], None] | None = None,
         headers: Mapping[str, str] = _NO_MORE,
     ) -> None:
-        """Write an object of `size` bytes from parts of PART_BYTES, of which a few are in memory at the same time.
+        """Write an object of `size` bytes from parts of PART_BYTES, a few of them in memory at a time.
 
-        The object becomes visible after the last part; what the iterator raises leaves none. `sent` is called with the
-        bytes of each part that arrived.
+        The object becomes visible after the last part; if the iterator raises, nothing is stored. `sent` is called with
+        the size of each stored part.
         """
         if size <= 2 * PART_BYTES:
             self._put_object(bucket, key, memoryview(b"".join(parts)), {**_HEADERS, **headers})
@@ -151,7 +150,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             raise
 
     def _give_up(self, bucket: str, key: str, upload: str, sending: Sequence[Future[Part]]) -> None:
-        """Abort an upload after its pending parts ended: a late part could stay in the store."""
+        """Abort an upload after its pending parts ended; a late part could stay in the store."""
         for part in sending:
             part.cancel()
         wait(sending)
@@ -177,10 +176,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         return sum(self._abort(bucket, upload.object_name, upload.upload_id) for upload in stale)
 
     def parts_of(self, bucket: str, key: str, upload: str) -> list[Part]:
-        """Return the received parts of a multipart upload, in order; none for an ended upload.
-
-        SeaweedFS lists a part that was sent twice as two: the newest of a number counts.
-        """
+        """Return the received parts of a multipart upload, in order, the newest of each number; none after its end."""
         newest: dict[int, Part] = {}
         after = 0
         while True:
@@ -199,7 +195,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             after = page.next_part_number_marker
 
     def arrived(self, bucket: str, prefix: str) -> dict[str, int]:
-        """Return the bytes that have arrived of multipart uploads that have not ended, by key and upload."""
+        """Return the received bytes of unfinished multipart uploads, by key and upload."""
         list_page = partial(self._list_multipart_uploads, bucket, prefix=prefix, max_uploads=LISTED_UPLOADS)
         begun = [upload for upload in open_uploads(list_page) if upload.object_name.startswith(prefix)]
         return {
@@ -210,18 +206,18 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         }
 
     def read(self, bucket: str, key: str, most: int, size: int | None = None, version: str | None = None) -> bytes:
-        """Read a whole object, but never more bytes than allowed, whatever size the server states.
+        """Return a whole object, reading at most the allowed bytes.
 
         Args:
-            bucket: Where it is stored.
-            key: Its name.
-            most: How many bytes it may have.
-            size: How many it must have, where that is known.
-            version: Which version of it; None for the latest.
+            bucket: Name of the bucket.
+            key: Key of the object.
+            most: Size limit in bytes.
+            size: Expected size in bytes, if known.
+            version: Version id; None for the latest.
 
         Raises:
-            ShortObjectError: it has another size.
-            LargeObjectError: it has more than `most` bytes.
+            ShortObjectError: The size is not `size`.
+            LargeObjectError: The size is above `most`.
         """
         response = self.get_object(bucket_name=bucket, object_name=key, version_id=version)
         try:
@@ -237,11 +233,9 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             response.release_conn()
         expected = int(announced) if announced else size
         if expected is not None and len(data) < min(expected, limit + 1):  # urllib3 does not tell when it reads a part
-            msg = f"the connection ended after {len(data)} of {expected} bytes"
-            raise urllib3.exceptions.ProtocolError(msg)
+            raise urllib3.exceptions.ProtocolError(f"the connection ended after {len(data)} of {expected} bytes")
         if size is not None and len(data) > size:
-            msg = f"more bytes instead of {size}"
-            raise ShortObjectError(msg)
+            raise ShortObjectError(f"more bytes instead of {size}")
         if len(data) > most:
             raise LargeObjectError
         return data
@@ -249,11 +243,11 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
     def read_into(
         self, bucket: str, key: str, start: int, out: memoryview, size: int, *, version: str | None = None
     ) -> None:
-        """Fill `out` with the bytes from `start` on of an object, or of a version of it, that has `size` bytes.
+        """Fill `out` with the bytes from `start` of an object of `size` bytes.
 
         Raises:
-            ShortObjectError: it has another size.
-            ProtocolError: The server answered other bytes than those that were asked for.
+            ShortObjectError: The object has another size.
+            ProtocolError: The server answered another range.
         """
         at = range(0, len(out), PART_BYTES)
         if len(at) == 1:
@@ -278,10 +272,10 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         *,
         version: str | None = None,
     ) -> None:
-        """Write an object of `size` bytes to `out`; `saw` gets its bytes in order while the next ones are on their way.
+        """Write an object of `size` bytes to `out`; `saw` gets its bytes in order, concurrently with the transfer.
 
         Raises:
-            ShortObjectError: it has another size.
+            ShortObjectError: The object has another size.
         """
         response = self.get_object(bucket_name=bucket, object_name=key, version_id=version)
         free: SimpleQueue[memoryview | None] = SimpleQueue()
@@ -315,8 +309,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
 
 def _expect(announced: str | None, size: int) -> None:
     if announced and int(announced) != size:
-        msg = f"{announced} bytes instead of {size}"
-        raise ShortObjectError(msg)
+        raise ShortObjectError(f"{announced} bytes instead of {size}")
 
 
 def _expect_range(response: Any, start: int, length: int, size: int) -> None:
@@ -329,14 +322,15 @@ def _expect_range(response: Any, start: int, length: int, size: int) -> None:
     if whole.isdecimal():
         _expect(whole, size)
     if part != f"{start}-{start + length - 1}":
-        msg = f"the store answered {answered or 'the whole object'} instead of bytes {start}-{start + length - 1}"
-        raise urllib3.exceptions.ProtocolError(msg)
+        raise urllib3.exceptions.ProtocolError(
+            f"the store answered {answered or 'the whole object'} instead of bytes {start}-{start + length - 1}"
+        )
 
 
 def _give_back(response: Any) -> None:
-    """Return the connection of a response to its pool; close it where the body was not read to its end.
+    """Return the connection of a response to its pool; close it if the body was not read to its end.
 
-    `close` would close it in any case, since urllib3 does not see what is read past its own `read`.
+    urllib3's `close` would always close it, because it does not see reads past its own `read`.
     """
     if not response._fp.isclosed():  # noqa: SLF001 - see above
         response.close()
@@ -350,7 +344,7 @@ def _receive(
     free: SimpleQueue[memoryview | None],
     full: SimpleQueue[memoryview | None],
 ) -> None:
-    """Write a body to a file by way of the free buffers until it ends or the reader stops; None is the end."""
+    """Write a body to a file through the free buffers until its end, or until the reader puts None."""
     try:
         for at in range(0, size, CHUNK_BYTES):
             buffer = free.get()
@@ -365,21 +359,20 @@ def _receive(
 
 
 def _read_fully(response: Any, out: memoryview) -> None:
-    """Read a body straight into memory: the response's own `read` would copy it three times."""
+    """Read a body into memory without the three copies of the response's own `read`."""
     body, filled = response._fp, 0  # noqa: SLF001 - urllib3's `readinto` copies
     try:
         while filled < len(out):
             count = body.readinto(out[filled:])
             if not count:
-                msg = f"the connection ended after {filled} of {len(out)} bytes"
-                raise urllib3.exceptions.ProtocolError(msg)
+                raise urllib3.exceptions.ProtocolError(f"the connection ended after {filled} of {len(out)} bytes")
             filled += count
     except (OSError, http.client.HTTPException) as error:
         raise urllib3.exceptions.ProtocolError(str(error), error) from error
 
 
 class Count:
-    """Adds up the bytes of several transfers; called from the threads that carry them."""
+    """A thread-safe sum of the bytes of several transfers."""
 
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
         """Set the total bytes, and the callback for done and total bytes."""

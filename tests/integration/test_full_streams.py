@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
-from nats.js.api import ConsumerConfig, DiscardPolicy, StreamConfig
+from nats.js.api import DiscardPolicy, StreamConfig
 from nats.js.errors import ServiceUnavailableError
 from prometheus_client import generate_latest
 
@@ -12,7 +12,7 @@ from clients.cli.doctor.servers import ask_bus
 from contracts import facts as f
 from contracts.policy import MetricGate
 from contracts.routes import Route
-from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, durable_name, stream_subjects
+from contracts.services import DEADLETTER, EVENTS, INBOX
 from services.registry.admissions import rejection
 from services.rollback_controller.adapters.kv import KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts
@@ -231,31 +231,3 @@ async def test_a_message_that_is_too_large_is_not_stored_and_its_publisher_gets_
         await publish_event(js, event)
     assert caught.value.code == "too_large"
     assert (await js.stream_info(INBOX)).state.messages == 0
-
-
-async def test_orders_move_to_their_own_stream_when_an_older_installation_is_provisioned(js, bus_settings):
-    await js.delete_stream(ORDERS)
-    inbox = (await js.stream_info(INBOX)).config
-    together = {"subjects": stream_subjects(INBOX) + stream_subjects(ORDERS), "max_msg_size": -1}
-    await js.update_stream(StreamConfig(**{**vars(inbox), **together}))
-    durable = durable_name(SERVICE, f.RollbackOrdered)
-    await js.add_consumer(INBOX, ConsumerConfig(durable_name=durable, filter_subject="slipway.rollback.ordered.>"))
-    await js.publish("slipway.rollback.ordered.v1.old.paula", b"{}", stream=INBOX)
-    await provision(js, limits=SMALL)
-    await publish_event(js, k.event(f.RollbackOrdered))
-    assert (await js.stream_info(ORDERS)).state.messages == 1
-    live = (await js.stream_info(INBOX)).config
-    assert live.subjects == stream_subjects(INBOX)
-    assert live.max_msg_size == topology.FROM_OUTSIDE_BYTES
-    assert (await js.consumer_info(ORDERS, durable)).num_pending == 1
-
-
-async def test_without_space_for_a_stream_of_their_own_orders_stay_in_the_old_one(js):
-    await js.delete_stream(ORDERS)
-    inbox = (await js.stream_info(INBOX)).config
-    together = stream_subjects(INBOX) + stream_subjects(ORDERS)
-    await js.update_stream(StreamConfig(**{**vars(inbox), "subjects": together}))
-    with pytest.raises(RuntimeError, match="is too small"):
-        await provision(js, limits={**SMALL, ORDERS: 1024 * 1024 * KIBIBYTE})
-    assert (await js.stream_info(INBOX)).config.subjects == together
-    await js.publish("slipway.rollback.ordered.v1.bot.paula", b"{}", stream=INBOX)

@@ -37,7 +37,7 @@ class Streams(service_pb2_grpc.GRPCInferenceServiceServicer):
                     yield service_pb2.ModelStreamInferResponse(error_message="Request for unknown model: not found")
                     continue
                 for text in ("keel", " hull"):
-                    yield self.piece(text, "None")
+                    yield self.piece(text, "")
                     await asyncio.sleep(0.02)
                 yield self.piece(" mast", "stop")
                 if self.how == "answers":

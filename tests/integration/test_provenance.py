@@ -15,8 +15,7 @@ from shared.errors import Permanent
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Subjects
 from shared.provenance.model_signatures import signature_key
-from shared.provenance.signed_policies import SignedPolicy, read_policy
-from shared.provenance.target_check import check_target
+from shared.provenance.signed_versions import SignedPolicy, check_target, read_policy
 from shared.provenance.verification import Verification
 from shared.storage.blobs import Store, blob_key, manifest_key
 from shared.storage.held_out import erase_held_out

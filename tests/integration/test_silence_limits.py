@@ -28,18 +28,17 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):
             for number, (pause_s, record) in enumerate(self._script):
                 await asyncio.sleep(pause_s)
                 last = self._ends and number == len(self._script) - 1
-                yield response(request.id, record, head=number == 0, last=last)
+                yield response(request.id, number, record, last=last)
             if not self._ends:
                 await asyncio.sleep(60)
 
 
-def response(request_id, record, *, head, last):
+def response(request_id, number, record, *, last):
     answer = service_pb2.ModelInferResponse(id=request_id)
-    tensors = {"http_body": "x", "http_record": json.dumps(record)}
-    for name, text in (tensors | ({"http_head": json.dumps({"status": 200, "headers": []})} if head else {})).items():
+    row = {"id": request_id, "number": number, "record": record, "last": last, **({} if number else {"status": 200})}
+    for name, text in {"http_body": "x", "http_record": json.dumps([row])}.items():
         answer.outputs.add(name=name, datatype="BYTES", shape=[1])
         answer.raw_output_contents.append(encode_text(text))
-    answer.parameters["triton_final_response"].bool_param = last
     return service_pb2.ModelStreamInferResponse(infer_response=answer)
 
 

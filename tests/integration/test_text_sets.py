@@ -6,7 +6,6 @@ import pytest
 
 from shared.errors import Permanent
 from shared.storage.blobs import Store, blob_key
-from shared.storage.text_sets import read_text_set
 
 
 @pytest.fixture
@@ -28,12 +27,12 @@ def folder(store, tmp_path):
 
 def test_a_set_of_one_file_is_that_file(store):
     ref = store.create(f"sets/{uuid.uuid4().hex}.jsonl", b'"one"\n')
-    assert read_text_set(store, ref) == b'"one"\n'
+    assert store.get_texts(ref) == b'"one"\n'
 
 
 def test_a_folder_is_its_files_in_the_order_of_their_names(store, folder):
     _, ref, _ = folder
-    assert read_text_set(store, ref) == b'"one"\n"two"\n\n"three"'
+    assert store.get_texts(ref) == b'"one"\n"two"\n\n"three"'
 
 
 def test_a_file_of_a_folder_that_was_exchanged_is_found_out(store, folder):
@@ -41,14 +40,14 @@ def test_a_file_of_a_folder_that_was_exchanged_is_found_out(store, folder):
     (entry,) = [file for file in manifest.files if file.path == "b.jsonl"]
     store._client.write(store.bucket, blob_key(entry.digest, prefix), memoryview(b'"thrEE"'))
     with pytest.raises(Permanent) as caught:
-        read_text_set(store, ref)
+        store.get_texts(ref)
     assert caught.value.code == "digest_mismatch"
     assert "b.jsonl" in caught.value.reason
 
 
 def test_a_folder_of_more_text_than_fits_is_refused_before_it_is_read(store, folder, monkeypatch):
     _, ref, _ = folder
-    monkeypatch.setattr("shared.storage.text_sets.WHOLE_BYTES", len(b'"one"\n"two"\n"three"') - 1)
+    monkeypatch.setattr("shared.storage.blobs.WHOLE_BYTES", len(b'"one"\n"two"\n"three"') - 1)
     with pytest.raises(Permanent, match="take a smaller sample") as caught:
-        read_text_set(store, ref)
+        store.get_texts(ref)
     assert caught.value.code == "artifact_not_found"

@@ -17,7 +17,7 @@ from contracts.routes import Route, ServedTarget
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
 from shared.messaging.topology import DEDUPE_WINDOW_S
-from shared.provenance.signed_policies import SignedPolicy
+from shared.provenance.signed_versions import SignedPolicy
 from shared.runtime.clock import Clock
 from shared.storage.kv import Conflict, Entry
 

@@ -10,7 +10,7 @@ from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Environment
 from decisions.evidence.attribution import ErrorKind
 from services.gateway.domain.routing import fraction
-from shared.provenance.signed_policies import SignedPolicy
+from shared.provenance.signed_versions import SignedPolicy
 from tests.kit import fakes_registry as k
 from tests.kit.fakes_monitor import FakeReferences
 from tests.kit.fakes_serving import FakeArtifacts, MemoryTerms

@@ -12,7 +12,6 @@ from contracts.vocabulary import ArtifactRef, Digest, digest_of
 from decisions.evaluations.rows import read_rows
 from shared.errors import SlipwayError
 from shared.storage.blobs import Store
-from shared.storage.text_sets import read_text_set
 
 SCORES = ("scorer", "slice", "rows", "candidate", "active", "difference")
 LIMITS = ("limit", "slice", "measured", "decision")
@@ -42,7 +41,7 @@ def read_evaluated_rows(store: Store, evaluated: VariantEvaluated, rows: Artifac
         report = EvaluationReport.model_validate_json(store.get(evaluated.report))
         scored = {(result.name, row.number): row for result in report.results for row in result.rows}
     with contextlib.suppress(SlipwayError, ValueError):
-        data = read_text_set(store, rows) if rows is not None else b""
+        data = store.get_texts(rows) if rows is not None else b""
         digest = digest_of(data)
         questions = {(digest, row.number): row.last for row in read_rows(data)}
     return Rows(scored, questions)

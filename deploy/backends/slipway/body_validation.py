@@ -1,8 +1,7 @@
 """Validation of large bodies by vLLM's own classes, in a thread.
 
-vLLM's application validates a body on the loop that serves every request: 0.12 s of processor time for 2,048 items of
-`/v1/responses`, in which no token of any answer goes out. The classes call functions of Python, so in a thread the loop
-goes on beside them.
+vLLM's application validates bodies on the event loop of all requests: 0.12 s for 2,048 items of `/v1/responses`, during
+which no answer gets a token.
 """
 
 import contextvars
@@ -13,13 +12,13 @@ from engine_tensors import HttpAsk
 from openai_checks import LARGE_BODY_BYTES, JudgingThread
 
 Outcome = tuple[Any, list[dict[str, Any]]] | Exception
-"""An object of vLLM's class and the errors of its validation, as FastAPI has them; or what was raised."""
+"""FastAPI's result (object, errors) of a validation, or its exception."""
 
 _outcome: contextvars.ContextVar[Outcome | None] = contextvars.ContextVar("outcome", default=None)
 
 
 class BodyValidation:
-    """Validates bodies for the paths of a FastAPI application, which then takes the outcomes."""
+    """Validates bodies for a FastAPI application, which then uses the outcomes."""
 
     def __init__(self, routes: Iterable[Any], thread: JudgingThread) -> None:
         """Make each path with a single body parameter use a validation outcome, if one exists."""
@@ -32,7 +31,7 @@ class BodyValidation:
                 fields[0].validate = _use_outcome(fields[0].validate)
 
     async def validate(self, ask: HttpAsk, body: Mapping[str, Any]) -> Outcome | None:
-        """Return the outcome for a large body; None for another one, which the application validates itself."""
+        """Return the outcome for a large body; None for a small one, which the application validates itself."""
         validate = self._fields.get(ask.path)
         if validate is None or len(ask.body) <= LARGE_BODY_BYTES:
             return None
@@ -40,7 +39,7 @@ class BodyValidation:
 
 
 def use(outcome: Outcome | None) -> contextvars.Token[Outcome | None]:
-    """Let the code that runs from now on in this context use an outcome; `forget` ends that."""
+    """Use an outcome in this context until `forget`."""
     return _outcome.set(outcome)
 
 
@@ -50,7 +49,7 @@ def forget(token: contextvars.Token[Outcome | None]) -> None:
 
 
 def _find_outcome(validate: Any, body: Mapping[str, Any]) -> Outcome:
-    """Return the outcome of a body's validation; the application raises and answers vLLM's own exceptions."""
+    """Return the outcome of a body's validation, exceptions included."""
     try:
         return validate(body, {}, loc=("body",))
     except Exception as error:  # noqa: BLE001 - raised again by `use_outcome`

@@ -1,8 +1,7 @@
 """Start a process of the engine that cannot outlive its parent.
 
-multiprocessing's "spawn" runs this file instead of the interpreter. It makes the kernel kill this process when its
-parent dies (also by SIGKILL), then executes the real interpreter. multiprocessing's resource tracker is excluded: it
-ends by itself and cleans up shared memory after a kill.
+multiprocessing's "spawn" runs this file in place of the interpreter. It requests SIGKILL on the parent's death, then
+executes the interpreter. The resource tracker is excluded: it cleans up shared memory after a kill, and ends by itself.
 """
 
 import ctypes

@@ -32,7 +32,7 @@ ENVIRONMENT_DEFAULTS: dict[str, dict[str, str]] = {
     },
     "gpu": _ENVIRONMENT,
 }
-"""Variables by device. NaN are not counted on a GPU: what that costs was not measured."""
+"""Variables by device. NaN are not counted on GPUs, where the cost is unknown."""
 NEVER_SET = (
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "VLLM_API_KEY",
@@ -40,21 +40,20 @@ NEVER_SET = (
     "VLLM_ENABLE_RESPONSES_API_STORE",
     "VLLM_SERVER_DEV_MODE",
 )
-"""Variables that would open more of vLLM's application, store texts, ask callers for a key of its own, or let the
-requests of two callers with the same `x-request-id` be taken for one."""
+"""Variables that would enable further endpoints, store texts, require vLLM's own API key, or confuse requests with the
+same `x-request-id`."""
 
 
 def prepare(device: str, overrides: dict[str, str], *, eager: bool) -> None:
-    """Set the environment variables of vLLM and torch; must run before vllm is imported.
+    """Set the environment variables of vLLM and torch, before vllm is imported.
 
-    An eager engine compiles only a counting function for the log-probabilities of a prompt: at the first request for
-    them, for many seconds, and only if a C++ compiler is installed. It is as fast without.
+    In an eager engine compilation is disabled: at the first scoring of a prompt it would take many seconds for a
+    counting function that is as fast without.
     """
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
     refused = [name for name in overrides if not name.startswith(("VLLM_", "OMP_"))]
     if refused:
-        message = f"environment sets {refused}: only VLLM_* and OMP_* variables are allowed"
-        raise pb_utils.TritonModelException(message)
+        raise pb_utils.TritonModelException(f"environment sets {refused}: only VLLM_* and OMP_* variables are allowed")
     os.environ.update(ENVIRONMENT_DEFAULTS[device])
     if eager:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"

@@ -1,14 +1,12 @@
-"""Where an error of the OpenAI API came from.
+"""Sources of errors of the OpenAI API, for the records of answers.
 
-The sources, which the records of an answer name:
-
-    validation: the request; its sender must change it.
+    validation: the request is invalid.
     template_refused: the template rejected these messages on purpose (`raise_exception`).
-    settings: the target's settings do not offer what the request asks for, such as tools without a tool parser.
-    deadline: the time that the whole answer may take.
+    settings: the target lacks a setting for the request, such as a tool parser.
+    deadline: the time limit of the whole answer.
     template, tokenizer, parser, engine, application: a part of the target failed.
 
-vLLM answers a caller's mistake, a template that fails and a missing setting with the same status.
+vLLM answers an invalid request, a failing template and a missing setting with the same status.
 """
 
 import re
@@ -21,7 +19,7 @@ _SETTINGS = re.compile(
     r"|The model does not support \w+",
     re.DOTALL,
 )
-"""How vLLM's messages begin that a missing setting, template or ability of the target is the reason of."""
+"""Beginnings of vLLM's messages about a missing setting, template or ability."""
 _MODULES = {
     "template": ("jinja2",),
     "parser": ("vllm.tool_parsers", "vllm.reasoning", "vllm.parser"),
@@ -29,7 +27,7 @@ _MODULES = {
     "validation": ("pydantic", "vllm.v1.engine.input_processor"),
     "engine": ("vllm.v1",),
 }
-"""Packages that an error's traceback leads through, by the part that they are: the first part that fits counts."""
+"""Packages in an error's traceback by source, in order of precedence."""
 _REFUSE = "raise_exception"
 """The function that a template calls to reject messages."""
 _ENGINE_ERRORS = frozenset({"EngineDeadError", "EngineGenerateError", "GenerationError", "RetryableRequestError"})
@@ -37,7 +35,7 @@ _VALIDATION_ERRORS = frozenset({"RequestValidationError", "VLLMClientError", "HT
 
 
 def find_source(error: BaseException, *, started: bool) -> str:
-    """Return which part an error came from: by its causes' classes, and the modules that their tracebacks lead through.
+    """Return the source of an error, from the classes of its causes and the modules in their tracebacks.
 
     Args:
         error: the exception, with its traceback.
@@ -64,12 +62,12 @@ def find_source(error: BaseException, *, started: bool) -> str:
 
 
 def is_missing_setting(message: str) -> bool:
-    """Return whether a message of vLLM says that the request needs a setting that the target lacks."""
+    """Return whether vLLM's message is about a missing setting of the target."""
     return _SETTINGS.match(message) is not None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that it was raised from, or while handling."""
+    """Yield an error and its chain of causes and contexts."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

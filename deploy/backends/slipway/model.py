@@ -5,14 +5,15 @@ in the engine; every stream ends with the final flag, also if the engine is dead
 
 ``parameters`` of config.pbtxt:
     model_dir: folder of the Hugging Face model (required).
-    device: `cpu` (the default) or `gpu`: which defaults hold.
+    device: `cpu` (the default) or `gpu`, for the defaults.
     engine_args: JSON object of vLLM engine arguments, over the defaults of `engine_environment`.
     environment: JSON object of environment variables for vLLM (only ``VLLM_*`` and ``OMP_*``).
-    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` as answers name them, `tool_parser`,
+    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` of answers, `tool_parser`,
         `reasoning_parser`, `template_options`, and `limits` (see `openai_limits.CostLimits`).
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,6 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
 import engine_environment  # noqa: E402 - found by the path above
-import engine_processes  # noqa: E402 - found by the path above
 import engine_tensors  # noqa: E402 - found by the path above
 import memory_report  # noqa: E402 - found by the path above
 import openai_app  # noqa: E402 - found by the path above
@@ -159,14 +159,14 @@ class Engine:
 
     def stop(self) -> None:
         """Abort running requests, shut the engine down, and end its processes."""
-        children = engine_processes.list_descendants(os.getpid())
+        children = memory_report.list_family(os.getpid())[1:]
         closing = asyncio.run_coroutine_threadsafe(self._close(), self.loop)
         try:
             closing.result(timeout=STOP_S)
         except Exception as error:  # noqa: BLE001 - the kill below must run whatever happened
             pb_utils.Logger.log_warn(f"the engine did not shut down in time: {error!r}")
         for pid in children:
-            engine_processes.kill(pid)
+            _kill(pid)
         # The interpreter exits after this: a loop that still runs would crash it.
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=STOP_S)
@@ -182,6 +182,11 @@ class Engine:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def _schema_check(llm: Any) -> schema_check.SchemaCheck | None:
     """Return the check of schemas for the tokenizer of an engine; None if the engine has none."""
     from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
@@ -195,10 +200,10 @@ def _schema_check(llm: Any) -> schema_check.SchemaCheck | None:
 
 
 def _drop_frames(error: BaseException | None) -> None:
-    """Drop the frames that an error references.
+    """Drop the frames of an error.
 
-    vLLM keeps the error that killed it. Its frames reference response senders, which would outlive Triton's shared
-    memory, and the stub would crash at exit.
+    vLLM keeps a fatal error. Its frames reference response senders, which would outlive Triton's shared memory and
+    crash the stub at exit.
     """
     while error is not None:
         error.__traceback__ = None
@@ -213,8 +218,7 @@ class TritonPythonModel:
         given = engine_tensors.parameters(args)
         model_dir = Path(given["model_dir"])
         if not (model_dir / "config.json").is_file():
-            message = f"load_failed: {model_dir} holds no config.json"
-            raise pb_utils.TritonModelException(message)
+            raise pb_utils.TritonModelException(f"load_failed: {model_dir} holds no config.json")
         stub_guard.start()
         device = given.get("device", "cpu")
         engine_args = {**engine_environment.ENGINE_DEFAULTS[device], **json.loads(given.get("engine_args", "{}"))}
@@ -225,8 +229,8 @@ class TritonPythonModel:
         try:
             self._engine = Engine(str(model_dir), engine_args, json.loads(given.get("api", "{}")))
         except BaseException:
-            for pid in engine_processes.list_descendants(os.getpid()):
-                engine_processes.kill(pid)
+            for pid in memory_report.list_family(os.getpid())[1:]:
+                _kill(pid)
             raise
         if device == "cpu":
             memory_report.start(args.get("model_repository", ""))

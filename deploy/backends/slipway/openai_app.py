@@ -1,7 +1,6 @@
-"""vLLM's own OpenAI application over an engine that is already there, called in this process.
+"""vLLM's own OpenAI application over an existing engine, called in this process as ASGI.
 
-A request comes as method, path and JSON body, and the application's own bytes go back: status, headers and pieces of
-the body. Beside each piece goes a record of what the engine did for it: see `openai_record`.
+Its status, headers and body are passed on unchanged, each piece with a record of the engine's work (`openai_record`).
 """
 
 import asyncio
@@ -30,11 +29,11 @@ Send = Callable[[HttpPiece], None]
 
 
 def server_arguments(model_dir: str, api: Mapping[str, Any]) -> Namespace:
-    """Return the arguments of vLLM's server for the settings of the API; nothing of it listens.
+    """Return vLLM's server arguments for the settings of the API; the server itself is not started.
 
     Args:
         model_dir: folder of the model.
-        api: `model` and `fingerprint` as answers name them, `tool_parser`, `reasoning_parser`, `template_options`.
+        api: `model` and `fingerprint` of answers, `tool_parser`, `reasoning_parser`, `template_options`.
     """
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -53,8 +52,7 @@ def server_arguments(model_dir: str, api: Mapping[str, Any]) -> Namespace:
     try:
         return make_arg_parser(FlexibleArgumentParser()).parse_args(given)
     except SystemExit as error:
-        message = f"load_failed: vLLM does not take the settings of the API: {api}"
-        raise ValueError(message) from error
+        raise ValueError(f"load_failed: vLLM does not take the settings of the API: {api}") from error
 
 
 class Application:
@@ -74,7 +72,7 @@ class Application:
 
     @classmethod
     async def create(cls, llm: Any, args: Namespace) -> "Application":
-        """Return the application over an engine (`AsyncLLM`); `args` are those of vLLM's server."""
+        """Return the application over an engine (`AsyncLLM`) with vLLM's server arguments."""
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
 
@@ -87,10 +85,10 @@ class Application:
         return cls(app, llm.model_config.max_model_len, llm.schemas)
 
     async def answer(self, ask: HttpAsk, send: Send, limits: CostLimits) -> None:
-        """Answer a request; the last piece says that it is the last.
+        """Answer a request; the last piece is marked.
 
-        A cancellation aborts it in the engine. So does the deadline: status 504 if nothing was sent before, else an
-        answer that ends early; the record says why.
+        Cancellation and deadline abort it in the engine. After the deadline come status 504, or an early end, and an
+        error in the record.
         """
         call, until_s = _Call(ask, send), asyncio.get_running_loop().time() + ask.deadline_s
         try:
@@ -105,7 +103,7 @@ class Application:
         await self._call_app(call, judged, ask.deadline_s, until_s)
 
     async def _judge(self, ask: HttpAsk, limits: CostLimits) -> body_validation.Outcome | Refusal | None:
-        """Return why a request does not reach the engine, or a large body parsed by vLLM's class, or None."""
+        """Return the refusal of a request, or the validation outcome of a large body, or None."""
         rules = openai_checks.Rules(self._paths, self._context_tokens, limits)
         body = await openai_checks.judge_apart(ask, rules, self._judging)
         if isinstance(body, Refusal):
@@ -117,7 +115,7 @@ class Application:
     async def _call_app(
         self, call: "_Call", outcome: body_validation.Outcome | None, deadline_s: float, until_s: float
     ) -> None:
-        """Call the application, and end its answer; `until_s` is the deadline on the clock of the loop."""
+        """Call the application, and end its answer; `until_s` is the deadline by the loop's clock."""
         token, used = current.set(call.recorder), body_validation.use(outcome)
         try:
             task = asyncio.create_task(self._app(call.scope, call.receive, call.send))
@@ -142,7 +140,7 @@ class Application:
         call.finish()
 
     async def _check_schemas(self, body: Mapping[str, Any]) -> Refusal | None:
-        """Refuse schemas that cost too much; the engine's schemas of tools are checked again later."""
+        """Return the refusal of costly schemas; schemas of tools are checked again by the engine."""
         if self._schemas is None:
             return None
         try:
@@ -153,7 +151,7 @@ class Application:
 
 
 async def _end(task: asyncio.Task[None], call: "_Call") -> None:
-    """Signal the application that its caller left, so that it aborts its requests; cancel it if it does not end."""
+    """Signal a disconnect to the application, so that it aborts its requests; cancel it if it does not end."""
     call.left.set()
     with contextlib.suppress(BaseException):
         async with asyncio.timeout(DISCONNECT_S):
@@ -163,7 +161,7 @@ async def _end(task: asyncio.Task[None], call: "_Call") -> None:
 
 
 class _Call:
-    """One call of the application: the ASGI scope, the received events, and the handling of sent ones."""
+    """One ASGI call of the application: scope, receive and send."""
 
     def __init__(self, ask: HttpAsk, send: Send) -> None:
         loop = asyncio.get_running_loop()
@@ -223,7 +221,7 @@ class _Call:
             self._send(HttpPiece(b"", self.recorder.take()))
 
     def fail_late(self, deadline_s: float) -> None:
-        """End an answer whose deadline has passed."""
+        """End an answer after its deadline."""
         self.recorder.error = {"class": "DeadlineExceeded", "source": "deadline"}
         if self.started:
             self._send(self._piece(b"", last=True))
@@ -243,7 +241,7 @@ class _Call:
 
 
 def _name_by_request(models: Any) -> None:
-    """Let the serving models of vLLM take the name that a request has for the model, which the gateway judged."""
+    """Let vLLM accept and return the request's name of the model, which the gateway has checked."""
     own_name, is_own = models.model_name, models.is_base_model
 
     def model_name(lora_request: Any = None) -> str:

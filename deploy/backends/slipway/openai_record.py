@@ -1,18 +1,18 @@
 """The engine's record of one request of the OpenAI API, from the engine's own outputs.
 
-A record goes with each part of an answer, so that its bytes need not be decoded again:
+Each part of an answer has a record, so that its bytes need not be decoded:
 
-    output_tokens, prompt_tokens: counts, of all answers of the request, so far.
-    cached_tokens: how many tokens of the prompts the engine had in its prefix cache; left out until it says so.
+    output_tokens, prompt_tokens: counts so far, of all answers of the request.
+    cached_tokens: tokens of the prompts in the engine's prefix cache; absent until known.
     texts: `[[answer, text], …]`, new since the last record.
-    finish_reasons: `{answer: reason}` of those that ended since the last record.
-    queue_ms, first_token_ms: times that the engine took, from its first answer.
-    logprob_mean: mean log-probability of the generated tokens, in nats, where the request asked for log-probabilities.
-    nan_logits: whether the engine met a NaN, from its first token on; left out if it does not check.
+    finish_reasons: `{answer: reason}` of answers ended since the last record.
+    queue_ms, first_token_ms: the engine's times, from its first output on.
+    logprob_mean: mean log-probability of the generated tokens, in nats, if the request asked for log-probabilities.
+    nan_logits: whether the engine met a NaN, from its first token on; absent without this check.
     error: `{"class", "source"}` of a failure; `error_source` lists the sources.
 
-A record goes out alone at the first token if no bytes do, and then every `PROGRESS_S` while the engine generates and
-no bytes go out: the caller of the backend can time the first token, and notice a silent engine.
+Without bytes, a record is sent at the first token, and then every `PROGRESS_S` during generation: callers can time the
+first token, and detect a silent engine.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _FIRST_ERROR_STATUS = 400
 _FIRST_SERVER_ERROR_STATUS = 500
 _ERROR_EVENT = b'data: {"error":'
 _PARTS = frozenset({"encoder_prompt", "decoder_prompt"})
-"""Of prompts of models with an encoder, whose own salt the engine does not read."""
+"""Keys of encoder-decoder prompts, for which the engine ignores a salt."""
 
 
 @dataclass
@@ -41,10 +41,10 @@ class Recorder:
     """The engine's work for one request since the last record.
 
     Attributes:
-        clock: seconds.
+        clock: returns seconds.
         report: called when a record is due without bytes.
-        model: the name that the answer has for the model; None for the engine's own.
-        cache_salt: only requests with the same one share cached prefixes; None for all without one.
+        model: model name in the answer; None for the engine's own.
+        cache_salt: only requests with the same salt share cached prefixes.
     """
 
     clock: Callable[[], float]
@@ -71,7 +71,7 @@ class Recorder:
         self._last_record_s = self.clock()
 
     def note_step(self, tokens: int, stats: Any) -> None:
-        """Note the tokens of one step of the engine; `stats` are vLLM's of the answer, None if they are off."""
+        """Note the tokens of one engine step; `stats` are vLLM's for the answer, or None."""
         self.output_tokens += tokens
         if stats is None:
             return
@@ -82,7 +82,7 @@ class Recorder:
             self.nan_logits = self.nan_logits or bool(stats.is_corrupted)
 
     def note_output(self, answer: int, output: Any) -> None:
-        """Note an output of the engine; `answer` is the number of its prompt in the request."""
+        """Note an output of the engine for a prompt, numbered within the request."""
         if output.num_cached_tokens is not None:
             self.cached_tokens[answer] = output.num_cached_tokens
         for part in output.outputs:
@@ -97,7 +97,7 @@ class Recorder:
                     self.logprob_tokens += 1
 
     def note_error(self, error: BaseException) -> None:
-        """Note the first failure of the request; a refusal of the backend's own has a code instead of a class."""
+        """Note the first failure of the request, by its class, or the code of the backend's own refusal."""
         if self.error is not None:
             return
         code = getattr(error, "refusal_code", None)
@@ -105,7 +105,7 @@ class Recorder:
         self.error = {"class": code or type(error).__name__, "source": source}
 
     def note_answer(self, status: int | None, body: bytes) -> None:
-        """Note a failure that only the answer shows: an error in a stream that began well, or an error status."""
+        """Note a failure visible in the answer only: an error event, or an error status."""
         if self.error is not None:
             return
         if body.startswith(_ERROR_EVENT):
@@ -150,7 +150,7 @@ class Recorder:
 
 
 def counts_nan() -> bool:
-    """Return whether this engine counts the NaN among its logits; vLLM reads the same variable, by default 0."""
+    """Return whether this engine counts NaN among its logits, by vLLM's own variable."""
     return bool(int(os.environ.get("VLLM_COMPUTE_NANS_IN_LOGITS", "0")))
 
 
@@ -163,13 +163,13 @@ def _message(body: bytes) -> str:
 
 
 current: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("recorder", default=None)
-"""The recorder of the request whose code runs; the application's own tasks inherit it."""
+"""The recorder of the current request; tasks of the application inherit it."""
 
 
 def record_outputs(engine: type[Any]) -> type[Any]:
     """Return an engine class (`AsyncLLM`) that notes its outputs in the current request's recorder.
 
-    It refuses structured outputs whose constraint does not compile within the limits of `schemas`.
+    It refuses structured outputs with constraints above the limits of `schemas`.
     """
 
     class RecordedEngine(engine):  # type: ignore[misc]  # the class comes from vLLM, which is not in this environment
@@ -213,21 +213,22 @@ def record_outputs(engine: type[Any]) -> type[Any]:
 
 
 def salted(prompt: Any, salt: str | None) -> Any:
-    """Return a prompt whose cached prefixes only requests with the same salt share; None leaves it as it is.
+    """Return a prompt with a cache salt; unchanged for None.
 
     Raises:
-        ValueError: the prompt has a form that takes no salt.
+        ValueError: this form of prompt takes no salt.
     """
     if salt is None:
         return prompt
     if not isinstance(prompt, dict) or _PARTS & prompt.keys():
-        msg = f"A prompt of this form ({type(prompt).__name__}) cannot be kept apart in the cache; send text or tokens."
-        raise ValueError(msg)
+        raise ValueError(
+            f"A prompt of this form ({type(prompt).__name__}) cannot be kept apart in the cache; send text or tokens."
+        )
     return {**prompt, "cache_salt": salt}
 
 
 def _record_steps(processor: type[Any]) -> type[Any]:
-    """Return a class of vLLM's output processor that notes each step: an answer in one part is silent until its end."""
+    """Return a class of vLLM's output processor that notes each engine step, also of answers in one part."""
     from vllm.sampling_params import RequestOutputKind
 
     class RecordedProcessor(processor):  # type: ignore[misc]  # as above

@@ -1,7 +1,7 @@
-"""Schemas and grammars of requests, compiled within limits in a process of their own before the engine sees them.
+"""Schemas and grammars of requests, compiled within limits in another process before they reach the engine.
 
-An engine compiles a schema without a limit, and converts it on the loop that serves every request. So each one is first
-compiled by `schema_child`, whose forks the kernel ends; the outcome is kept by the digest of the schema.
+vLLM compiles schemas without a limit, and converts them on the event loop of all requests. So each is first compiled by
+`schema_child`; the outcome is cached by the schema's digest.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from decisions.openai.limits import Refusal
 CHILD = Path(__file__).resolve().parent / "schema_child.py"
 KEPT_OUTCOMES = 4_096
 MAX_WAITING = 64
-"""Schemas that may wait to be compiled; more are refused, so that no caller waits for those of others for long."""
+"""Limit of schemas waiting for compilation, above which further ones are refused."""
 COSTLY = "schema_too_costly"
 ANSWER_S = 30.0
-"""Time of the process for one schema, its own start included: its limits end a schema after 10 s."""
+"""Time limit of the child for one schema, including its start; it ends a schema itself after 10 s."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Schema:
     """A schema or grammar of a request.
 
     Attributes:
-        field: of the body.
+        field: field of the body.
         kind: `json`, `grammar`, `lark`, `regex` or `structural_tag`.
-        spec: as the compiler takes it.
+        spec: input of the compiler.
     """
 
     field: str
@@ -76,10 +76,9 @@ def find_schemas(body: Mapping[str, Any]) -> Iterator[Schema]:
 
 
 def _constrains(choice: Any, function: Mapping[str, Any]) -> bool:
-    """Return whether the parameters of a function constrain the answer with every tool parser.
+    """Return whether a function's parameters constrain the answer with every tool parser: it is strict and allowed.
 
-    Those of a strict function do, if it may be called. What some parsers make of the others, when a call is required,
-    is found by `require_compiled`.
+    Constraints by some parsers only are checked by `require_compiled`.
     """
     if choice == "none" or not function.get("strict"):
         return False
@@ -89,7 +88,7 @@ def _constrains(choice: Any, function: Mapping[str, Any]) -> bool:
 
 
 def _find_choice(body: Mapping[str, Any]) -> Iterator[Schema]:
-    """Yield the grammar of a list of choices, which vLLM makes on the loop that serves every request."""
+    """Yield the grammar of a list of choices."""
     structures = body.get("structured_outputs")
     choice = structures.get("choice") if isinstance(structures, dict) else None
     if isinstance(choice, list) and choice and all(isinstance(item, str) for item in choice):
@@ -117,7 +116,7 @@ def find_constraint(given: Any) -> Schema | None:
 
 
 def is_unsupported(schema: Schema) -> bool:
-    """Return whether xgrammar would ignore a part of a JSON schema; never of a grammar, which is no JSON."""
+    """Return whether xgrammar would ignore a part of a JSON schema; False for grammars."""
     if schema.kind != "json":
         return False
     from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
@@ -126,10 +125,7 @@ def is_unsupported(schema: Schema) -> bool:
 
 
 async def find_refusal(check: "SchemaCheck", body: Mapping[str, Any]) -> Refusal | None:
-    """Return why a body's schemas are refused; None if the engine may have them.
-
-    What is wrong with a tool's parameters is the engine's to say: some of them do not constrain the answer.
-    """
+    """Return the refusal of a body's schemas, or None; invalid parameters of tools are left to the engine."""
     for schema in (*find_schemas(body), *_find_choice(body)):
         compiled = await check.compile(schema)
         if compiled.outcome == "busy":
@@ -143,9 +139,10 @@ async def find_refusal(check: "SchemaCheck", body: Mapping[str, Any]) -> Refusal
 
 
 def busy(what: str) -> Refusal:
-    """Return the refusal of schemas that could not be compiled now: other requests have too many."""
-    message = f"{what} could not be compiled in time, because other schemas are waiting; try again soon."
-    return Refusal(429, "schemas_busy", message)
+    """Return the refusal of schemas while too many others wait."""
+    return Refusal(
+        429, "schemas_busy", f"{what} could not be compiled in time, because other schemas are waiting; try again soon."
+    )
 
 
 def _costly_message(schema: Schema, compiled: Outcome) -> str:
@@ -156,11 +153,11 @@ def _costly_message(schema: Schema, compiled: Outcome) -> str:
 
 
 async def require_compiled(check: "SchemaCheck", given: Any) -> None:
-    """Return if vLLM may compile the constraint of a request, made of its tools or schemas.
+    """Return if a request's constraint compiles within the limits.
 
     Raises:
-        VLLMValidationError: it does not compile, or not within the limits; then `refusal_code` says so.
-        GracefulHTTPError: 429, too many schemas wait to be compiled.
+        VLLMValidationError: it does not compile, or is too costly (`refusal_code`).
+        GracefulHTTPError: 429, too many schemas wait for compilation.
     """
     from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 
@@ -173,12 +170,11 @@ async def require_compiled(check: "SchemaCheck", given: Any) -> None:
         refusal = busy(schema.field)
         raise _with_code(GracefulHTTPError(refusal.message, HTTPStatus(refusal.status)), refusal.code)
     if compiled.outcome == "invalid":
-        message = f"The constraint of the answer does not compile: {compiled.message}"
-        raise VLLMValidationError(message)
+        raise VLLMValidationError(f"The constraint of the answer does not compile: {compiled.message}")
 
 
 def _with_code(error: Exception, code: str) -> Exception:
-    """Return an error that records name by a code: it depends on time, so another target may take the same request."""
+    """Return an error with a code for its record: another target may accept the same request."""
     error.refusal_code = code  # type: ignore[attr-defined]  # vLLM's classes have no place for it
     return error
 
@@ -196,10 +192,10 @@ class SchemaCheck:
         self._child: asyncio.subprocess.Process | None = None
 
     async def compile(self, schema: Schema) -> Outcome:
-        """Return the outcome of a schema, compiled now or before.
+        """Return the outcome of a schema, from the cache or by compilation.
 
         Raises:
-            RuntimeError: the process that compiles cannot be started.
+            RuntimeError: the child process cannot be started.
         """
         key = hashlib.sha256(f"{schema.kind}\0{schema.spec}".encode()).hexdigest()
         if (known := self._outcomes.get(key)) is not None:
@@ -218,7 +214,7 @@ class SchemaCheck:
             raise
 
     async def _compile(self, key: str, schema: Schema, left: asyncio.Event) -> Outcome:
-        """Compile a schema when it is its turn, unless its caller has left."""
+        """Compile a schema at its turn, unless its caller has left."""
         try:
             async with self._turn:
                 if (known := self._outcomes.get(key)) is not None:
@@ -233,7 +229,7 @@ class SchemaCheck:
             self._waiting -= 1
 
     async def start(self) -> None:
-        """Start the process that compiles; without this the first schema does."""
+        """Start the child process before the first schema."""
         async with self._turn:
             await self._running()
 
@@ -261,8 +257,7 @@ class SchemaCheck:
                         if answer["number"] == self._number:  # a fork may be killed after its answer
                             return Outcome(answer["outcome"], answer["message"])
             await self.close()
-        message = "the process that compiles schemas ended twice"
-        raise RuntimeError(message)
+        raise RuntimeError("the process that compiles schemas ended twice")
 
     async def close(self) -> None:
         """End the process."""

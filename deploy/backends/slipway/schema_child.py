@@ -1,10 +1,9 @@
 """Compile JSON schemas and grammars in forks of this process, which the kernel ends at their limits.
 
-The first line of the input is a tokenizer (xgrammar's JSON), each other one a request: `{"number", "kind", "spec"}`.
-Each request is answered with a line: `{"number", "outcome", "message"}`; the outcome is `ok`, `invalid` (the message
-says why), `costly` (the message names the limit) or `busy` (the machine ended it). A second line with the same number
-means nothing: the fork was killed after its answer. One warm process imports and reads the tokenizer once; a fork costs
-little.
+Input lines: a tokenizer (xgrammar's JSON), then requests `{"number", "kind", "spec"}`. Output lines: `{"number",
+"outcome", "message"}`, with the outcome `ok`, `invalid` (the message says why), `costly` (the message names the limit)
+or `busy` (ended by the machine). A second line with the same number, of a fork killed after its answer, is to be
+ignored.
 """
 
 import ctypes

@@ -1,21 +1,21 @@
 """Triton Python-based backend with the tensors of the real engine and generated, deterministic text.
 
-For tests that do not need vLLM: it loads in a fraction of a second and needs no accelerator. It reads the model folder,
-so that a missing or corrupt artifact fails the load.
+For tests without vLLM: it loads in a fraction of a second. It reads the model folder, so that a missing or corrupt
+artifact fails the load.
 
 ``parameters`` of config.pbtxt:
     model_dir: folder with a config.json (required).
     tokens: length of an answer if the request names none (default 8).
-    token_delay_ms: pause before each token, the same for all answers after their first one (default 0).
+    token_delay_ms: pause before each token (default 0).
     load_delay_ms: pause while loading (default 0).
     fail_load: when "true", loading fails.
-    crash_text: a prompt that contains this text kills the stub with SIGKILL.
-    dead_text: a prompt that contains this text simulates a dead engine: every later request is an engine_dead error.
-    mute_text: a prompt that contains this text is answered with empty text.
-    template_fails_text, fail_text, break_text: prompts that fail in the OpenAI API: see `toy_api`.
-    context_tokens: tokens of a prompt and its answer in the OpenAI API (default: the model's, or 4096).
-    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` as answers name them, and `limits`.
-    token_nll: negative log-likelihood of each token of a prompt, in nats (default 2); enables scoring in the metadata.
+    crash_text: in a prompt, kills the stub with SIGKILL.
+    dead_text: in a prompt, simulates a dead engine: every later request is an engine_dead error.
+    mute_text: in a prompt, makes the answer empty.
+    template_fails_text, fail_text, break_text: see `toy_api`.
+    context_tokens: limit of prompt and answer in the OpenAI API (default: the model's, or 4096).
+    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` of answers, and `limits`.
+    token_nll: negative log-likelihood of each token of a prompt, in nats (default 2).
     answer_nll: negative log-likelihood of each token of an answer, in nats (default 0.5).
 """
 
@@ -50,13 +50,11 @@ class TritonPythonModel:
         config = Path(given["model_dir"]) / "config.json"
         time.sleep(float(given.get("load_delay_ms", "0")) / 1000)
         if given.get("fail_load") == "true":
-            message = "load_failed: the parameter fail_load is set"
-            raise pb_utils.TritonModelException(message)
+            raise pb_utils.TritonModelException("load_failed: the parameter fail_load is set")
         try:
             self._engine = ToyEngine(given, config.read_bytes())
         except (OSError, ValueError) as error:
-            message = f"load_failed: {config} cannot be read: {error}"
-            raise pb_utils.TritonModelException(message) from error
+            raise pb_utils.TritonModelException(f"load_failed: {config} cannot be read: {error}") from error
         self._api = toy_api.ToyApi(self._engine, json.loads(given.get("api", "{}")))
         self._tasks: dict[replies.Reply | replies.FramedReply, asyncio.Task[None]] = {}
         self._frames = replies.Frames()
@@ -119,28 +117,17 @@ class TritonPythonModel:
         seed = self._engine.seed + ask.text
         mute = self._engine.holds("mute_text", ask.text)
         inputs = len(ask.token_ids) if ask.token_ids else count_tokens(ask.text)
-        whole = ask.text if ask.prepend_input else ""
         for index in range(count):
             await self._engine.wait_for_token(index)
             self._engine.raise_if_dead()
             if reply.is_cancelled():
                 return
             token = "" if mute else make_token(seed, index)
-            whole += token
-            if ask.stream:
-                reason = "length" if index == count - 1 else None
-                reply.send(ask, engine_tensors.Piece(token, reason, inputs, 1, **self._likelihoods(inputs, 1)))
-        if not ask.stream:
-            reply.send(ask, engine_tensors.Piece(whole, "length", inputs, count, **self._likelihoods(inputs, count)))
-
-    def _likelihoods(self, inputs: int, outputs: int) -> dict[str, Any]:
-        """Return the log-probabilities of a prompt and a part of an answer, the same for every token."""
-        token, answer = self._engine.token_logprob, self._engine.answer_logprob
-        return {
-            "cumulative_logprob": answer * outputs,
-            "logprobs": [{"0": {"logprob": answer, "rank": 1, "decoded_token": ""}}] * outputs,
-            "prompt_logprobs": [None, *[token] * (inputs - 1)],
-        }
+            reason = "length" if index == count - 1 else None
+            scores = [None, *[self._engine.token_logprob] * (inputs - 1)]
+            if reason or not ask.want_prompt_logprobs:
+                piece = engine_tensors.Piece(token, reason, inputs, 1, [self._engine.answer_logprob], scores)
+                reply.send(ask, piece)
 
     def finalize(self) -> None:
         """Stop the event loop."""

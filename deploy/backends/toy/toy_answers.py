@@ -1,4 +1,4 @@
-"""The answers of the toy engine: their text, their form in the OpenAI API, and the records beside them."""
+"""The answers of the toy engine: text, form in the OpenAI API, and records."""
 
 import json
 import time
@@ -97,7 +97,7 @@ class AnswerFormat:
     """Writes answers as vLLM does: a whole body, or the events of a stream."""
 
     def __init__(self, asked: Asked, request_id: str, model: str, fingerprint: str | None, logprob: float) -> None:
-        """Set the fields that all chunks share; `logprob` is that of each token."""
+        """Set the fields shared by all chunks; `logprob` is the log-probability of every token."""
         self._asked = asked
         self._is_chat = asked.kind == "chat"
         self._logprob = logprob

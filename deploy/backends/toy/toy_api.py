@@ -1,11 +1,11 @@
 """The OpenAI API of the toy engine: chat and completions, answered in vLLM's form, with the same records.
 
-Sampling parameters are read and have no effect: the text depends on the model folder, the prompt and the number of the
-answer. Where `tool_choice` demands a call, the answer is one, with arguments made from the schema of the function. A
-schema of the answer and other structures are refused by name.
+Sampling parameters have no effect: the text depends on the model folder, the prompt and the number of the answer. If
+`tool_choice` requires a call, the answer is a call with arguments made from the function's schema. Structured outputs
+are refused.
 
-Texts in a prompt that make a request fail, by their parameters of config.pbtxt:
-    template_fails_text: status 400, as vLLM answers if a chat template raises; the record's source is `template`.
+Texts in a prompt that make a request fail, by their parameters in config.pbtxt:
+    template_fails_text: status 400, as vLLM for a failing chat template; the record's source is `template`.
     fail_text: status 500 before the first token; the source is `engine`.
     break_text: the same after the second token, in a stream as an event.
 """
@@ -38,7 +38,7 @@ class ToyApi:
     """The paths of the OpenAI API that the toy engine answers."""
 
     def __init__(self, engine: ToyEngine, api: Mapping[str, Any]) -> None:
-        """Take the engine and the settings of the API: `model`, `fingerprint` and `limits`."""
+        """Use an engine and the settings of the API: `model`, `fingerprint` and `limits`."""
         self._engine = engine
         self._model = api.get("model") or "model"
         self._fingerprint = api.get("fingerprint")
@@ -46,7 +46,7 @@ class ToyApi:
         self._judging = openai_checks.JudgingThread()
 
     async def answer(self, ask: HttpAsk, send: Callable[[HttpPiece], None], is_cancelled: Callable[[], bool]) -> None:
-        """Answer a request; the last piece says that it is the last. None is sent after a cancellation."""
+        """Answer a request; the last piece is marked. Nothing is sent after a cancellation."""
         reply = _Reply(send)
         try:
             async with asyncio.timeout(ask.deadline_s):
@@ -113,8 +113,7 @@ class ToyApi:
         for prompt in asked.prompts:
             for switch, after in (("fail_text", 0), ("break_text", BREAKS_AFTER)):
                 if steps == after and self._engine.holds(switch, prompt):
-                    message = f"the prompt contains the {switch}"
-                    raise EngineGenerateError(message)
+                    raise EngineGenerateError(f"the prompt contains the {switch}")
 
 
 class _Reply:
@@ -150,7 +149,7 @@ class _Reply:
             self.respond(json.dumps(body).encode(), status)
 
     def end_late(self, deadline_s: float) -> None:
-        """End an answer whose deadline has passed: status 504, or a stream that breaks off."""
+        """End an answer after its deadline: with status 504, or by an early end of the stream."""
         self.record.error = {"class": "DeadlineExceeded", "source": "deadline"}
         if self._started:
             self.write(b"", last=True)

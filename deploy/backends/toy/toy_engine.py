@@ -1,4 +1,4 @@
-"""The text that the toy engine generates, and the failures that texts in a prompt cause."""
+"""The toy engine: generated text, and failures caused by texts in prompts."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,7 @@ class EngineDeadError(Exception):
 
 
 def make_token(seed: str, index: int) -> str:
-    """Return the token at a position, which depends on the model folder, the prompt and the position only."""
+    """Return the token at a position, a function of model folder, prompt and position."""
     digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
     return ("" if index == 0 else " ") + WORDS[digest[0] % len(WORDS)]
 
@@ -33,10 +33,10 @@ class ToyEngine:
     """A loaded toy model: its parameters, its seed, and whether it is dead."""
 
     def __init__(self, given: Mapping[str, str], config: bytes) -> None:
-        """Take the parameters of config.pbtxt and the model's config.json; raise ValueError if one cannot be read.
+        """Use the parameters of config.pbtxt, overridden by the object `toy` of the model's config.json.
 
-        The object `toy` of config.json has parameters of this model alone, so that one version can fail where another
-        does not.
+        Raises:
+            ValueError: one of them cannot be read.
         """
         about: Any = json.loads(config)
         trained = about.get("max_position_embeddings") if isinstance(about, dict) else None
@@ -51,10 +51,7 @@ class ToyEngine:
         self._step: asyncio.Task[None] | None = None
 
     async def wait_for_token(self, index: int) -> None:
-        """Return when a token can be generated: the first one of an answer after its delay, others in common steps.
-
-        As in a real engine, all answers in progress grow at the same time.
-        """
+        """Wait until a token can be generated: the first of an answer after its delay, others in common steps."""
         if index == 0:
             await asyncio.sleep(self.delay_s)
             return
@@ -63,7 +60,7 @@ class ToyEngine:
         await asyncio.shield(self._step)
 
     def holds(self, switch: str, text: str) -> bool:
-        """Return whether a text contains the one that a parameter names."""
+        """Return whether a text contains the value of a parameter."""
         marker = self._given.get(switch)
         return bool(marker) and str(marker) in text
 
@@ -76,5 +73,4 @@ class ToyEngine:
     def raise_if_dead(self) -> None:
         """Raise EngineDeadError if a prompt has killed the engine."""
         if self._is_dead:
-            message = "the engine is dead"
-            raise EngineDeadError(message)
+            raise EngineDeadError("the engine is dead")

@@ -61,15 +61,15 @@ class Asked:
 
     Attributes:
         kind: `chat` or `completion`.
-        prompts: texts; a prompt of token ids is their numbers.
-        prompt_tokens: of all prompts together.
-        answers: to each prompt.
-        length: tokens of an answer that no stop sequence ends.
-        reason: why it ends there: `length` at a limit, `stop` at the length that the engine's parameters name.
-        min_tokens: before these, no stop sequence counts.
+        prompts: texts; token ids as numbers.
+        prompt_tokens: tokens of all prompts.
+        answers: number of answers to each prompt.
+        length: tokens of an answer without a stop sequence.
+        reason: finish reason at this length: `length` at a limit, else `stop`.
+        min_tokens: tokens before stop sequences apply.
         stops: stop sequences.
-        top: likely tokens to report at each position; None if no log-probabilities are asked for.
-        call: name and arguments of the call that each answer is; None if the answers are texts.
+        top: number of top log-probabilities at each position; None without log-probabilities.
+        call: name and arguments of the answers' call; None for texts.
     """
 
     kind: str
@@ -92,23 +92,21 @@ def read(kind: str, body: Mapping[str, Any], engine: ToyEngine, names: Sequence[
 
     Args:
         kind: `chat` or `completion`.
-        body: the JSON object, which `openai_checks.judge` has passed.
-        engine: the engine that will answer.
-        names: what the body may call the model.
+        body: the JSON object, checked by `openai_checks.judge`.
+        engine: the engine.
+        names: accepted model names.
 
     Raises:
-        RequestError: vLLM would not answer it, either.
+        RequestError: vLLM would refuse the request, too.
     """
     body = {name: value for name, value in body.items() if value is not None}
     _check_values(kind, body)
     _check_offer(body)
     if body.get("model", names[0]) not in names:
-        message = f"The model `{body['model']}` does not exist."
-        raise ModelNotFound(message, "model")
+        raise ModelNotFound(f"The model `{body['model']}` does not exist.", "model")
     options = body.get("stream_options", {})
     if not isinstance(options, dict) or ("stream_options" in body and not body.get("stream")):
-        message = "Stream options can only be defined when `stream=True`."
-        raise RequestError(message, "stream_options")
+        raise RequestError("Stream options can only be defined when `stream=True`.", "stream_options")
     prompts = [_render(body.get("messages"), engine)] if kind == "chat" else _read_prompts(body.get("prompt"))
     left = engine.context_tokens - max(map(count_tokens, prompts))
     length, reason = _plan_length(kind, body, engine, left)
@@ -153,29 +151,26 @@ def _check_offer(body: Mapping[str, Any]) -> None:
             raise RequestError(f"The toy engine does not offer {name}; leave it out.", name)
     given = body.get("response_format", {})
     if not isinstance(given, dict) or given.get("type", "text") != "text":
-        message = "The toy engine offers no response_format but text."
-        raise RequestError(message, "response_format")
+        raise RequestError("The toy engine offers no response_format but text.", "response_format")
 
 
 def _read_call(body: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the call that `tool_choice` demands: of the function that it names, or of the first one.
+    """Return the call required by `tool_choice`: of the named function, or of the first one.
 
     Raises:
-        RequestError: the tools are not functions, or the one that is named is not among them.
+        RequestError: the tools are no functions, or lack the named one.
     """
     tools, choice = body.get("tools", []), body.get("tool_choice", "auto")
     functions = [tool.get("function") if isinstance(tool, dict) else None for tool in _as_list(tools)]
     if not all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions):
-        message = "tools must be a list of functions, each with a name."
-        raise RequestError(message, "tools")
+        raise RequestError("tools must be a list of functions, each with a name.", "tools")
     if choice in ("auto", "none"):
         return None
     named = choice.get("function") if isinstance(choice, dict) else None
     name = named.get("name") if isinstance(named, dict) else None
     chosen = [function for function in functions if choice == "required" or function["name"] == name]
     if not chosen:
-        message = "tool_choice must be auto, none, required, or name a function of tools."
-        raise RequestError(message, "tool_choice")
+        raise RequestError("tool_choice must be auto, none, required, or name a function of tools.", "tool_choice")
     return chosen[0]["name"], json.dumps(_example(chosen[0].get("parameters"), DEEPEST))
 
 
@@ -184,7 +179,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _example(schema: Any, deepest: int) -> Any:
-    """Return a value that a schema allows, as far as it has `enum`, `const`, `type` and `properties`."""
+    """Return a value allowed by a schema of `enum`, `const`, `type` and `properties`."""
     if not isinstance(schema, dict) or deepest == 0:
         return {}
     if "const" in schema or schema.get("enum"):
@@ -200,7 +195,7 @@ def _example(schema: Any, deepest: int) -> Any:
 
 
 def _plan_length(kind: str, body: Mapping[str, Any], engine: ToyEngine, left: int) -> tuple[int, str]:
-    """Return the tokens of an answer, and why it ends there.
+    """Return the number of tokens of an answer, and its finish reason.
 
     Raises:
         RequestError: prompt and answer are longer than the context.
@@ -210,19 +205,22 @@ def _plan_length(kind: str, body: Mapping[str, Any], engine: ToyEngine, left: in
     limit = f"This model's maximum context length is {engine.context_tokens} tokens. However, "
     used = engine.context_tokens - left
     if left < 1:
-        message = f"{limit}your prompt contains {used} input tokens. Please reduce the length of the input prompt."
-        raise RequestError(message, "input_tokens")
-    if given is not None and given > left:
-        message = (
-            f"{limit}you requested {given} output tokens and your prompt contains {used} input tokens. "
-            "Please reduce the length of the input prompt or the number of requested output tokens."
+        raise RequestError(
+            f"{limit}your prompt contains {used} input tokens. Please reduce the length of the input prompt.",
+            "input_tokens",
         )
-        raise RequestError(message, "input_tokens")
+    if given is not None and given > left:
+        raise RequestError(
+            f"{limit}you requested {given} output tokens and your prompt contains {used} input tokens. "
+            "Please reduce the length of the input prompt or the number of requested output tokens.",
+            "input_tokens",
+        )
     at_least = body.get("min_tokens", 0)
     if given is not None:
         if at_least > given:
-            message = f"min_tokens must be less than or equal to max_tokens={given}, got {at_least}."
-            raise RequestError(message, "min_tokens")
+            raise RequestError(
+                f"min_tokens must be less than or equal to max_tokens={given}, got {at_least}.", "min_tokens"
+            )
         return given, "length"
     highest = min(left, COMPLETION_TOKENS) if kind == "completion" else left
     natural = highest + 1 if body.get("ignore_eos") else max(engine.tokens, at_least)
@@ -234,16 +232,14 @@ def _read_top(kind: str, body: Mapping[str, Any]) -> int | None:
         top = body.get("logprobs")
         return None if top is None or top is False else int(top)
     if "top_logprobs" in body and not body.get("logprobs"):
-        message = "when using `top_logprobs`, `logprobs` must be set to true."
-        raise RequestError(message, "top_logprobs")
+        raise RequestError("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
     return body.get("top_logprobs", 0) if body.get("logprobs") else None
 
 
 def _read_stops(given: Any) -> list[str]:
     stops = [given] if isinstance(given, str) else given
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-        message = "stop must be a string or a list of strings, none of them empty."
-        raise RequestError(message, "stop")
+        raise RequestError("stop must be a string or a list of strings, none of them empty.", "stop")
     return stops
 
 
@@ -252,8 +248,9 @@ def _read_prompts(given: Any) -> list[str]:
     prompts = given if isinstance(given, list) and not _are_ids(given) else [given]
     texts = [" ".join(map(str, prompt)) if _are_ids(prompt) else prompt for prompt in prompts]
     if not texts or not all(isinstance(text, str) and text for text in texts):
-        message = "prompt must be a text or a list of token ids, or a list of such, none of them empty."
-        raise RequestError(message, "prompt")
+        raise RequestError(
+            "prompt must be a text or a list of token ids, or a list of such, none of them empty.", "prompt"
+        )
     return texts
 
 
@@ -265,16 +262,14 @@ def _render(messages: Any, engine: ToyEngine) -> str:
     """Return the prompt of a conversation, in ChatML.
 
     Raises:
-        RequestError: it is no conversation, or one that the template fails for.
+        RequestError: it is no conversation, or the template fails.
     """
     if not isinstance(messages, list) or not messages:
-        message = "messages must be a list of messages, at least one."
-        raise RequestError(message, "messages")
+        raise RequestError("messages must be a list of messages, at least one.", "messages")
     lines = [f"<|im_start|>{_role(message)}\n{_content(message)}<|im_end|>\n" for message in messages]
     text = "".join(lines) + "<|im_start|>assistant\n"
     if engine.holds("template_fails_text", text):
-        message = "the template does not take this conversation"
-        raise TemplateError(message)
+        raise TemplateError("the template does not take this conversation")
     return text
 
 

@@ -8,7 +8,6 @@ from shared.provenance.attested_reports import AttestedReports
 from shared.provenance.envelopes import Attester, Trust
 from shared.storage.blobs import Store
 from shared.storage.held_out import read_held_out
-from shared.storage.text_sets import read_text_set
 
 
 class StoredReports(AttestedReports[BenchmarkReport]):
@@ -35,4 +34,4 @@ class StoredReports(AttestedReports[BenchmarkReport]):
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
         """Return a verified evaluation set."""
-        return read_text_set(self._store, ref)
+        return self._store.get_texts(ref)

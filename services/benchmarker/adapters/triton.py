@@ -11,13 +11,9 @@ from shared.errors import Transient
 from shared.serving.channels import Channels
 from shared.serving.engine_streams import ask_api
 from shared.serving.http_channel import HttpChannel
-from shared.serving.inference import Deadlines, classify_rpc_error, generate
+from shared.serving.inference import PROMPT_LOGPROBS, Deadlines, classify_rpc_error, generate, score_prompt
 from shared.serving.openai_stream import ApiRequest
-from shared.serving.scoring import PROMPT_LOGPROBS, score_prompt
 from shared.serving.tensors import Delta
-
-CACHE_SALT = "cache_salt"
-"""Input tensor of Slipway's backend for the cache salt."""
 
 
 class TritonEngine:
@@ -25,7 +21,6 @@ class TritonEngine:
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
-        self._takes_salt: dict[tuple[str, str], bool] = {}
 
     async def stream(
         self,
@@ -41,7 +36,6 @@ class TritonEngine:
         """Stream one answer, greedily and past any end of text, so that both sides do equal work."""
         endpoint = served.endpoints[number % len(served.endpoints)]
         sampling = {"max_tokens": output_tokens, "temperature": 0.0, "ignore_eos": True}
-        is_salted = cache_salt is not None and await self._has_salt(endpoint, served, timeout_s)
         answer = generate(
             self._channels.get(endpoint),
             served.target.triton_name,
@@ -50,41 +44,29 @@ class TritonEngine:
             # The load's own deadline covers the whole answer and expires first; these only end a stuck stream.
             deadlines=Deadlines(first_token_s=2 * timeout_s, inter_token_s=2 * timeout_s),
             logprobs=logprobs,
-            cache_salt=cache_salt if is_salted else None,
+            cache_salt=cache_salt,
         )
         async with contextlib.aclosing(answer) as deltas:
             async for delta in deltas:
                 yield delta
 
-    async def _has_salt(self, endpoint: str, served: ServedTarget, timeout_s: float) -> bool:
-        """Return whether a target accepts a cache salt; Triton's own vLLM backend does not."""
-        if isinstance(self._channels.get(endpoint), HttpChannel):
-            return True
-        name = served.target.triton_name
-        if (endpoint, name) not in self._takes_salt:
-            metadata = await self._metadata(endpoint, name, timeout_s)
-            self._takes_salt[endpoint, name] = any(tensor.name == CACHE_SALT for tensor in metadata.inputs)
-        return self._takes_salt[endpoint, name]
-
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
-        """Return whether an engine scores prompts: Slipway's backend does, Triton's own does not.
+        """Return whether an engine reports the log-probabilities of prompts: vLLM on Triton does.
 
         Attached servers are never asked: vLLM 0.32 with `--enable-lora` crashes when it scores beside other requests.
         """
         if isinstance(self._channels.get(served.endpoints[0]), HttpChannel):
             return False
-        metadata = await self._metadata(served.endpoints[0], served.target.triton_name, timeout_s)
-        return any(output.name == PROMPT_LOGPROBS for output in metadata.outputs)
-
-    async def _metadata(self, endpoint: str, name: str, timeout_s: float) -> Any:
         import grpc
         from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(endpoint))
+        name = served.target.triton_name
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(served.endpoints[0]))
         try:
-            return await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), timeout=timeout_s)
+            metadata = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), timeout=timeout_s)
         except grpc.RpcError as error:
             raise classify_rpc_error(error, name) from error
+        return any(output.name == PROMPT_LOGPROBS for output in metadata.outputs)
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
         """Return log-probabilities of all tokens after the first; the engine also generates one token."""
@@ -103,5 +85,4 @@ class TritonEngine:
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
         """Close channels to endpoints of other targets."""
-        self._takes_salt.clear()
         await self._channels.keep_only({endpoint for target in served for endpoint in target.endpoints})

@@ -5,10 +5,9 @@ from contracts.policy import ReleasePolicy
 from contracts.vocabulary import ArtifactRef, Target
 from shared.provenance.attested_reports import AttestedReports
 from shared.provenance.envelopes import Attester, Trust
-from shared.provenance.signed_policies import read_policy
+from shared.provenance.signed_versions import read_policy
 from shared.provenance.version_history import read_evaluations
 from shared.storage.blobs import Store
-from shared.storage.text_sets import read_text_set
 
 
 class StoredReports(AttestedReports[EvaluationReport]):
@@ -19,7 +18,7 @@ class StoredReports(AttestedReports[EvaluationReport]):
 
     def rows(self, ref: ArtifactRef) -> bytes:
         """Return a verified evaluation set."""
-        return read_text_set(self._store, ref)
+        return self._store.get_texts(ref)
 
     def policy(self, target: Target) -> ReleasePolicy | None:
         """Return a version's signed policy; None if it cannot be read."""

@@ -12,7 +12,7 @@ from contracts.vocabulary import ArtifactRef, Contract, Instant, Target
 from services.monitor.domain.record import Reference
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
-from shared.provenance.signed_policies import SignedPolicy, read_policy
+from shared.provenance.signed_versions import SignedPolicy, read_policy
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 

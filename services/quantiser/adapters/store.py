@@ -17,7 +17,6 @@ from shared.runtime.progress import ReportProgress
 from shared.runtime.scratch_dirs import ScratchDirs
 from shared.storage.blobs import Store
 from shared.storage.held_out import put_held_out
-from shared.storage.text_sets import read_text_set
 
 VARIANT = "variant"
 M = TypeVar("M", MergedManifest, VariantManifest)
@@ -62,7 +61,7 @@ class StoredArtifacts:
         """Download a calibration or evaluation set (a JSONL file or a folder of them) as one file."""
         into.mkdir(parents=True, exist_ok=True)
         path = into / "texts.jsonl"
-        path.write_bytes(read_text_set(self._store, ref))
+        path.write_bytes(self._store.get_texts(ref))
         return path
 
     def put(self, merged: ArtifactRef, folder: Path, progress: ReportProgress) -> tuple[FileEntry, ...]:

@@ -29,7 +29,7 @@ from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
 from shared.provenance.model_signatures import sign_files, signature_key
-from shared.provenance.target_check import signed_version
+from shared.provenance.signed_versions import signed_version
 from shared.provenance.version_history import read_version_history
 from shared.storage.blobs import Store
 from shared.storage.held_out import erase_text

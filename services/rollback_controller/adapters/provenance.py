@@ -10,7 +10,7 @@ from services.rollback_controller.controller import SERVICE
 from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Attester, Subjects, Trust
-from shared.provenance.signed_policies import SignedPolicy, read_policy
+from shared.provenance.signed_versions import SignedPolicy, read_policy
 from shared.runtime.clock import Clock
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store, manifest_bytes

@@ -13,7 +13,7 @@ from services.server_manager.adapters.repository_files import replace_file
 from services.server_manager.adapters.traffic_check import check_traffic
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
-from shared.provenance.target_check import check_target
+from shared.provenance.signed_versions import check_target
 from shared.storage.blobs import Store
 
 

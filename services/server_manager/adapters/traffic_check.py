@@ -13,7 +13,7 @@ from decisions.releases.provenance import Problem, assess_allowed
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Signed
-from shared.provenance.target_check import check_target, signed_version
+from shared.provenance.signed_versions import check_target, signed_version
 from shared.storage.blobs import Store
 
 M = TypeVar("M", bound=BaseModel)

@@ -18,34 +18,27 @@ _Output = tuple[str, str, int]
 
 _INPUTS = (
     ("text_input", "TYPE_STRING", True),
-    ("stream", "TYPE_BOOL", True),
     ("sampling_parameters", "TYPE_STRING", True),
-    ("exclude_input_in_output", "TYPE_BOOL", True),
-    ("return_finish_reason", "TYPE_BOOL", True),
-    ("return_cumulative_logprob", "TYPE_BOOL", True),
     ("return_logprobs", "TYPE_BOOL", True),
-    ("return_num_input_tokens", "TYPE_BOOL", True),
-    ("return_num_output_tokens", "TYPE_BOOL", True),
 )
 _OUTPUTS = (
     ("text_output", "TYPE_STRING", -1),
     ("finish_reason", "TYPE_STRING", -1),
-    ("cumulative_logprob", "TYPE_FP32", -1),
     ("logprobs", "TYPE_STRING", -1),
     ("num_input_tokens", "TYPE_UINT32", 1),
     ("num_output_tokens", "TYPE_UINT32", -1),
 )
 _SCORING_INPUTS = (("prompt_token_ids", "TYPE_STRING", True), ("return_prompt_logprobs", "TYPE_BOOL", True))
 _SCORING_OUTPUTS = (("prompt_logprobs", "TYPE_STRING", -1),)
-"""Only Slipway's backends have these: log-probabilities of a prompt's tokens."""
+"""Tensors of an engine that reports the log-probabilities of a prompt's tokens."""
 
 _HTTP_INPUTS = (
     ("cache_salt", "TYPE_STRING", True),
     ("http_request", "TYPE_STRING", True),
     ("http_body", "TYPE_STRING", True),
 )
-_HTTP_OUTPUTS = (("http_head", "TYPE_STRING", -1), ("http_body", "TYPE_STRING", -1), ("http_record", "TYPE_STRING", -1))
-"""Only Slipway's backends have these: the salt of the prefix cache, and requests and answers of the OpenAI API."""
+_HTTP_OUTPUTS = (("http_body", "TYPE_STRING", -1), ("http_record", "TYPE_STRING", -1))
+"""Tensors of the OpenAI API, and the salt of cached prefixes."""
 
 
 ENGINE_ARGUMENTS = frozenset(

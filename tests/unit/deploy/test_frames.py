@@ -43,7 +43,7 @@ def frames(replies):
 class Request:
     """A request on a stream, as the backend has it."""
 
-    def __init__(self, replies, frames, name: str, stream: str | None = "s") -> None:
+    def __init__(self, replies, frames, name: str, stream: str = "s") -> None:
         self.sender = Sender()
         reply = replies.Reply(types.SimpleNamespace(get_response_sender=lambda: self.sender, request_id=lambda: name))
         self.reply = frames.join(replies.HttpAsk("POST", "/", b"", name, 60.0, stream=stream), reply)
@@ -133,15 +133,6 @@ async def test_the_streams_of_two_gateways_share_no_frame(make):
     await turn()
     assert read(a.sender) == [[("a", 0, b"1", False)]]
     assert read(b.sender) == [[("b", 0, b"1", False)]]
-
-
-async def test_a_request_without_a_stream_has_a_response_for_each_part(make):
-    alone = make("a", None)
-    alone.send(b"1", status=200)
-    alone.send(b"2", last=True)
-    assert [dict(tensors)["http_body"][0] for tensors, _ in alone.sender.responses] == [b"1", b"2"]
-    assert json.loads(dict(alone.sender.responses[0][0])["http_record"][0]) == {"output_tokens": 1}
-    assert alone.sender.ended
 
 
 async def test_a_large_part_does_not_wait_for_the_turn(make, replies):

@@ -24,9 +24,6 @@ ROWS = [
 ]
 
 
-HEAD = {"status": 400, "headers": [["content-type", "application/json"]]}
-
-
 def tensor(*elements: bytes) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
 

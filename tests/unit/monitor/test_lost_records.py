@@ -8,7 +8,7 @@ from contracts import facts as cf
 from services.monitor.domain import monitoring
 from services.monitor.routed import RoutedModels, build_routed_sweeper
 from shared.errors import Transient
-from shared.provenance.signed_policies import SignedPolicy
+from shared.provenance.signed_versions import SignedPolicy
 from shared.storage.kv import Entry
 from testbed import factories as f
 from tests.kit.virtual_time import run_virtual

@@ -96,7 +96,7 @@ def test_all_engines_speak_the_same_tensors_and_ours_can_score_a_prompt_besides(
         )
         assert not [tensor.name for tensor in model.input if not tensor.optional]
     assert tensors[0] == tensors[1] == tensors[3] > tensors[2]
-    assert {"http_request", "http_body", "http_head", "http_record"} <= {name for name, _, _ in tensors[2]}
+    assert {"http_request", "http_body", "http_record"} <= {name for name, _, _ in tensors[2]}
     beyond = {name for name, _, _ in tensors[1] - tensors[2]}
     assert beyond == {"prompt_token_ids", "return_prompt_logprobs", "prompt_logprobs"}
 

@@ -1,24 +1,27 @@
-"""Check before a target's load: its version is signed, and its manifest is the attested one."""
+"""Versions as the registry signed them: proof of a target before it is loaded, and the policy of a release."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from contracts.manifests import VersionManifest
+from contracts.policy import ReleasePolicy
 from contracts.provenance.attestations import AttesterKey
 from contracts.provenance.steps import RequiredStep
 from contracts.vocabulary import ArtifactRef, Deployable, digest_of
 from decisions.releases.provenance import Problem
+from shared.errors import SlipwayError
 from shared.provenance.attestations import Chain, find_attestation
-from shared.provenance.envelopes import Signed
+from shared.provenance.envelopes import Signed, Trust
 from shared.storage.blobs import Store
 
 
 def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Problem | None:
-    """Return why a target is not proven; None if it is. Only manifests and attestations are read, no weights.
+    """Return why a target is not proven; None if it is.
 
-    The files are proven by the digests in the manifest, compared when they are fetched. A base model (version 0) counts
-    where a signed version of the same model was trained on it.
+    Reads manifests and attestations, no weights: those are compared with the manifest when fetched. A base model
+    (version 0) is proven if a signed version of the same model was trained on it.
 
     Raises:
         Transient: `store_unavailable`.
@@ -33,8 +36,10 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     registered = next((variant for variant in version.variants if variant.variant == target.variant), None)
     signed = "no such variant" if registered is None else registered.manifest.digest
     if registered is None or signed != deployable.manifest.digest:
-        reason = f"{target} is to be loaded from {deployable.manifest.digest}, its signed version has {signed}."
-        return Problem("digest_mismatch", reason)
+        return Problem(
+            "digest_mismatch",
+            f"{target} is to be loaded from {deployable.manifest.digest}, its signed version has {signed}.",
+        )
     if _as_json(version) != (None if deployable.serving is None else deployable.serving.model_dump_json()):
         return Problem("digest_mismatch", f"{target} is to be loaded with other serving settings than were signed.")
     steps: tuple[tuple[RequiredStep, ArtifactRef], ...] = (("quantise", registered.manifest), ("merge", version.merged))
@@ -44,7 +49,7 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
 
 
 def version_on_base(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> int | Problem:
-    """Return the number of a signed version that was trained on a base model (version 0), the newest; else why not.
+    """Return the number of the newest signed version trained on a base model (version 0), else the problem.
 
     Raises:
         Transient: `store_unavailable`.
@@ -62,7 +67,7 @@ def version_on_base(store: Store, keys: Sequence[AttesterKey], deployable: Deplo
 
 
 def signed_version(store: Store, keys: Sequence[AttesterKey], model: str, number: int) -> VersionManifest | Problem:
-    """Return the manifest of a version if the registry signed exactly these bytes; else why not."""
+    """Return the manifest of a version if the registry signed exactly these bytes, else the problem."""
     uri = f"versions/{model}/{number}/manifest.json"
     data = store.find(uri)
     if data is None:
@@ -80,3 +85,26 @@ def signed_version(store: Store, keys: Sequence[AttesterKey], model: str, number
 
 def _as_json(version: VersionManifest) -> str | None:
     return None if version.serving is None else version.serving.model_dump_json()
+
+
+@dataclass(frozen=True)
+class SignedPolicy:
+    """The frozen policy of a version, and its release."""
+
+    release_id: str
+    policy: ReleasePolicy
+
+
+def read_policy(store: Store, trust: Trust, model: str, version: int) -> SignedPolicy | str:
+    """Return the policy of a version from its signed manifest, else the problem as a sentence."""
+    try:
+        keys = trust.keys()
+        signed = signed_version(store, keys, model, version)
+    except SlipwayError as error:
+        return error.reason
+    if isinstance(signed, Problem):
+        return signed.reason
+    try:
+        return SignedPolicy(signed.release_id, ReleasePolicy.model_validate(signed.policy))
+    except ValidationError as error:
+        return f"The policy that was signed with version {version} of {model} is not valid: {error.errors()[0]['msg']}."
