@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from contracts.facts import Inference
+from contracts.facts.watch import MirroredPair
 
 TOLERANCE_S = 10.0
 """Clocks that differ by less count as right: a batch may be on its way for some seconds."""
@@ -24,6 +25,16 @@ def put_right(records: Sequence[Inference], offset: float) -> tuple[Inference, .
     if not is_wrong(offset):
         return tuple(records)
     return tuple(_shifted(record, offset) for record in records)
+
+
+def put_pairs_right(pairs: Sequence[MirroredPair], offset: float) -> tuple[MirroredPair, ...]:
+    """Return pairs with the times of both sides corrected like records."""
+    if not is_wrong(offset):
+        return tuple(pairs)
+    return tuple(
+        pair.model_copy(update={name: _shifted(getattr(pair, name), offset) for name in ("served", "mirrored")})
+        for pair in pairs
+    )
 
 
 def _shifted(record: Inference, offset: float) -> Inference:

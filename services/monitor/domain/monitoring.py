@@ -11,7 +11,7 @@ from contracts.policy import FALSE_ALARM_EVERY, PASS_BETA, ReleasePolicy, Trigge
 from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions.clocks import put_right
+from decisions.clocks import put_pairs_right, put_right
 from decisions.evidence import observe_loop
 from decisions.evidence.alerts import AlertFact, AlertState, Finding, drop_alerts, resolve_all
 from decisions.evidence.observation import Role
@@ -141,13 +141,13 @@ def add_records(
 ) -> MonitorState:
     """Observe a batch of telemetry; repeated batches and records, and implausible records, are ignored.
 
-    Times of a gateway with a wrong clock are corrected to the bus's clock.
+    Times of a gateway with a wrong clock, also in pairs, are corrected to the bus's clock.
     """
     if cause.id in state.applied:
         return state
     state = _applied(state, cause.id)
-    before = state.implausible
-    state, fresh = _sift(state, records, cause.at, rules, sender.offset_s if sender is not None else 0.0)
+    before, offset = state.implausible, sender.offset_s if sender is not None else 0.0
+    state, fresh = _sift(state, records, cause.at, rules, offset)
     state = note_batch(state, records=len(records), implausible=state.implausible - before, now=cause.at)
     groups: dict[str, list[Inference]] = {}
     for record in fresh:
@@ -161,7 +161,7 @@ def add_records(
         policy = state.policies.get(str(watched.target.version))
         targets[name], counted[name] = observe_records(watched, group, policy, rules.windowing, rows=rows)
     targets = observe_active(targets, state.policies, counted)
-    believed = [pair for pair in pairs if _is_believed(state, pair)]
+    believed = [pair for pair in put_pairs_right(pairs, offset) if _is_believed(state, pair)]
     targets = observe_mirrored_pairs(targets, state.policies, believed)
     state = judging.observe(state, believed)
     paired = {str(side.target) for pair in believed for side in (pair.served, pair.mirrored)}

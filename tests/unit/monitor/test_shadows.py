@@ -99,6 +99,15 @@ def test_what_only_the_candidate_does_fails_it_at_once_whatever_time_remains(bad
     assert "remain" not in fact.reason
 
 
+@pytest.mark.parametrize("offset", [3600.0, -3600.0])
+def test_pairs_of_a_gateway_whose_clock_is_wrong_count_at_the_time_of_the_bus(offset):
+    times = [dict.fromkeys(("scheduled_at", "sent_at"), k.after(2.0 * index + offset)) for index in range(40)]
+    bad = [pair(index, {"fails": True, **at}, at) for index, at in enumerate(times)]
+    sender = monitoring.Sender("gateway-east-1", offset, k.after(100.0))
+    after = monitoring.add_records(begun(), [], cause(100.0), RULES, sender, pairs=bad)
+    assert verdicts(after) == ["fail"]
+
+
 @pytest.mark.parametrize("bad", [{"fails": True}, {"empty": True}, {"ttft_ms": 5000.0}])
 def test_what_both_do_or_only_the_active_version_speaks_against_no_candidate(bad):
     for active in (bad, bad | {}):
