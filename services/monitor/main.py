@@ -22,9 +22,10 @@ from shared.storage.route_buckets import RouteBuckets
 async def run(connection: Connection, settings: MonitorSettings) -> None:
     """Connect, build the service and serve until SIGTERM."""
     await check_sandbox(connection)
-    bus = Bus(connection, SERVICE, SystemClock())
-    await connect_with_retries(bus)
     clock = BusClock(SystemClock(), lambda: bus.js, "alerts")
+    bus = Bus(connection, SERVICE, clock)
+    await connect_with_retries(bus)
+    await clock.try_comparing()  # before the first alert: one with an old time moves no traffic
     store = Store(connection)
     alerts = Bucket(bus.js, "alerts", MonitorState, service=SERVICE)
     metrics = MonitorMetrics(bus.metrics)

@@ -28,6 +28,7 @@ from services.registry.ports import Artifacts, Ports
 from services.registry.settings import RegistrySettings
 from services.registry.uploads import ABORT_EVERY_S, Intake
 from shared.messaging.bus import Bus
+from shared.messaging.bus_clock import BusClock
 from shared.messaging.records import Note, RecordStore
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
@@ -69,11 +70,12 @@ def connect_ports(
 
 async def run(connection: Connection, settings: RegistrySettings) -> None:
     """Connect, subscribe and serve until SIGTERM."""
-    clock, sources = SystemClock(), settings.sources
+    clock, sources = BusClock(SystemClock(), lambda: bus.js, "releases"), settings.sources
     teams = TeamList(connection.teams, clock).require()
     attester = Attester.from_settings(connection, SERVICE, clock)
     bus = Bus(connection, SERVICE, clock)
     await connect_with_retries(bus)
+    await clock.try_comparing()  # before the first order: by a clock that is ahead, it has expired
     trust = Trust.from_settings(connection)
     store = Store(connection)
     artifacts = StoredArtifacts(store, attester, trust, sources.file_roots)
@@ -101,7 +103,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
             bus,
             connection,
             ready={"store": artifacts.check},
-            background=[*(sweeper.run for sweeper in sweepers), uploads.run, count],
+            background=[*(sweeper.run for sweeper in sweepers), uploads.run, count, clock.keep_comparing],
         )
     finally:
         await registry.admissions.stop()

@@ -24,9 +24,9 @@ from shared.storage.kv import Bucket
 
 async def run(connection: Connection, settings: RollbackControllerSettings) -> None:
     """Connect, subscribe and serve until stopped."""
-    channels, bus = Channels(connection.server_keys), Bus(connection, SERVICE, SystemClock())
-    await connect_with_retries(bus)
     clock = BusClock(SystemClock(), lambda: bus.js, "rollbacks")
+    channels, bus = Channels(connection.server_keys), Bus(connection, SERVICE, clock)
+    await connect_with_retries(bus)
     await clock.try_comparing()  # before the first message: by a fast clock, alerts and orders would be expired
     states = RollbackStates(
         RecordStore("rollbacks", Bucket(bus.js, "rollbacks", RollbackState, service=SERVICE), bus, service=SERVICE)

@@ -25,8 +25,10 @@ NOW = SystemClock().now
 class Wrong(SystemClock):
     """This machine's clock, an hour ahead."""
 
+    ahead = HOUR
+
     def now(self):
-        return super().now() + HOUR
+        return super().now() + self.ahead
 
 
 async def test_a_wrong_clock_is_set_right_by_the_bus(js):
@@ -34,6 +36,14 @@ async def test_a_wrong_clock_is_set_right_by_the_bus(js):
     assert clock.now() - NOW() > HOUR / 2
     await clock.compare()
     assert clock.offset_s == pytest.approx(HOUR.total_seconds(), abs=2)
+    assert abs(clock.now() - NOW()) < timedelta(seconds=2)
+
+
+async def test_a_clock_that_is_set_is_set_right_before_it_is_compared_again(js):
+    machine = Wrong()
+    clock = BusClock(machine, lambda: js, "alerts")
+    await clock.compare()
+    machine.ahead = -HOUR
     assert abs(clock.now() - NOW()) < timedelta(seconds=2)
 
 
