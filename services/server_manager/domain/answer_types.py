@@ -77,8 +77,9 @@ Answer = GrantLease | ReturnLease | FailLease | AnnounceStaged | RefuseOrder | A
 
 
 def has_failed(held: Held, limits: Limits) -> bool:
-    """Return whether a target failed permanently, or in `load_attempts` loads."""
-    return held.phase is Phase.FAILED and (held.hopeless or held.failures >= limits.load_attempts)
+    """Return whether a target failed permanently, or in `load_attempts` loads though the store answered."""
+    spent = held.failures >= limits.load_attempts and held.code != "store_unavailable"
+    return held.phase is Phase.FAILED and (held.hopeless or spent)
 
 
 def why_refused(deployable: Deployable, limits: Limits, together: Iterable[Deployable] = ()) -> tuple[Code, str] | None:

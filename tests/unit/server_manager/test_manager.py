@@ -122,6 +122,16 @@ async def test_a_corrupt_artifact_fails_the_lease_without_loading_and_says_which
     assert world.state.record.lease is None
 
 
+async def test_a_store_that_does_not_answer_delays_staging_and_does_not_fail_it(world):
+    world.artifacts.broken[deployable(1).manifest.digest] = Transient("store_unavailable", "silent")
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
+    await world.ticks(8, seconds=10)
+    assert world.said.facts(VariantFailed) == []
+    world.artifacts.broken.clear()
+    await world.ticks(8, seconds=10)
+    assert [staged.lease_id for staged in world.said.facts(VariantStaged)] == ["s1"]
+
+
 async def test_a_rehearsal_is_staged_after_the_benchmark_of_the_same_candidate(world):
     ended = stage_released(1, seconds=9, purpose="benchmark")
     for edit in (
