@@ -15,11 +15,13 @@ from contracts.facts import (
     RollbackFailed,
     RollbackStarted,
     TrafficRequested,
+    VersionRegistered,
 )
 from contracts.routes import Route
 from contracts.services import DEADLETTER, EVENTS
 from services.server_manager.domain.reconcile import plan_production
 from shared.storage.record_format import parse
+from tests.world.person import REFUSED
 
 if TYPE_CHECKING:
     from tests.world.gateway import Answer
@@ -146,12 +148,14 @@ class Checks:
         self._check_outcomes()
         self._check_rollbacks()
         self._check_outboxes()
+        self._check_staging()
         self._world.person.check_end()
         for name in self._world.consumers.unfinished(self._world.clock.true_time() - timedelta(seconds=LATE_S)):
             self._world.violated(f"{name} has messages that nothing finishes")
         route = self.route
         if route is None or route.active is None:
-            if {"KV_releases", "KV_servers"}.isdisjoint(self._world.server.lost):
+            cancelled = {fact["release_id"] for fact in self.of(ReleaseOpened)} <= self._world.person.cancelled
+            if not cancelled and {"KV_releases", "KV_servers"}.isdisjoint(self._world.server.lost):
                 self._world.violated("nothing serves")
             return
         world = self._world
@@ -175,22 +179,27 @@ class Checks:
         opened = [fact["release_id"] for fact in self.of(ReleaseOpened)]
         finished = Counter(fact["release_id"] for fact in self.of(ReleaseFinished))
         announced = self._world.server.streams["SLIPWAY_INBOX"].last
-        rejected = len(self.of(CheckpointRejected))
+        rejected = [fact["causationid"] for _, fact in self.facts if fact["type"] == CheckpointRejected.TYPE]
         returns = sum(fact.get("returns") is not None for fact in self.of(ReleaseOpened))
-        if len(set(opened)) - returns + rejected < announced:
-            self._world.violated(f"{announced} checkpoints, {len(set(opened))} releases")
+        is_short = len(set(opened)) - returns + len(rejected) < announced  # a lost record may have had to publish one
+        if (is_short and "KV_releases" not in self._world.server.lost) or rejected not in ([], [REFUSED]):
+            self._world.violated(f"{announced} checkpoints, {len(set(opened))} releases, rejected: {rejected}")
         for release_id in dict.fromkeys(opened):
-            if finished[release_id] != 1 and not (finished[release_id] == 0 and self._is_forgotten(release_id)):
+            if finished[release_id] != 1 and not self._is_forgotten(release_id, finished[release_id]):
                 self._world.violated(f"release {release_id} has {finished[release_id]} ends")
 
-    def _is_forgotten(self, release_id: str) -> bool:
-        """Return whether the record of a release was lost, with an alert, and no fact of a worker named it since."""
+    def _is_forgotten(self, release_id: str, ends: int) -> bool:
+        """Return whether the lost record of a release, of which an alert tells, explains that it has not one end.
+
+        It has none without a version, or if no fact of a worker named it since; and two if it had ended before.
+        """
         faults = self._world.fate.faults
         lost_s = [fault.at_s for fault in faults if (fault.kind, fault.service) == ("bucket lost", "releases")]
-        return bool(lost_s) and not any(
-            fact["correlationid"] == release_id and fact["source"].rpartition("/")[2] in WORKERS and at_s > lost_s[0]
-            for at_s, fact in self.facts
-        )
+        facts = [(at_s, fact) for at_s, fact in self.facts if fact["correlationid"] == release_id]
+        known = any(fact["type"] == VersionRegistered.TYPE for _, fact in facts)
+        named = any(fact["source"].rpartition("/")[2] in WORKERS and at_s > lost_s[0] for at_s, fact in facts if lost_s)
+        ended_s = [at_s for at_s, fact in facts if fact["type"] == ReleaseFinished.TYPE]
+        return bool(lost_s) and (not (known and named) if ends == 0 else ends == 2 and ended_s[0] < lost_s[0])
 
     def _check_outcomes(self) -> None:
         """A version with many bad answers is never promoted, and one without any always is.
@@ -207,6 +216,7 @@ class Checks:
             ordered = fact["release_id"] in person.cancelled or fact["version"] in person.against
             ordered |= fact.get("code") == "stale_epoch" and bool(person.against)  # a rollback by hand came between
             ordered |= outcome == "aborted" and "KV_releases" in self._world.server.lost
+            ordered |= fact.get("code") == "rehearsal_failed" and "KV_rollbacks" in self._world.server.lost
             if kind == "good" and outcome not in ("promoted", "superseded") and not (disturbed or ordered):
                 self._world.violated(f"release {fact['release_id']} of a good version is {outcome}: {fact['reason']}")
 
@@ -224,3 +234,13 @@ class Checks:
                 if record.get("outbox"):
                     types = [entry["type"] for entry in record["outbox"]]
                     self._world.violated(f"{subject} still has to publish {types}")
+
+    def _check_staging(self) -> None:
+        """Note what a rehearsal has left: a route, or a fault that goes on."""
+        for name, left in (("KV_staging-routes", "active"), ("KV_drills", "share_ratio")):
+            stream = self._world.server.streams[name]
+            for subject, numbers in stream.subjects.items():
+                record = json.loads(stream.messages[numbers[-1]].data or b"{}")
+                is_staging = record.get("environment", "staging") == "staging"
+                if is_staging and record.get(left) and "KV_rollbacks" not in self._world.server.lost:
+                    self._world.violated(f"{subject} is left by a rehearsal")

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 Kind = Literal[
     "kill", "kill at", "pause", "cut off", "bus away", "answer lost", "log full", "store away", "clock jumps",
-    "engine restarts", "engine dies", "engine slow", "bucket lost",
+    "engine restarts", "engine dies", "engine slow", "bucket lost", "checkpoint refused",
     "person pauses", "person cancels", "person rolls back", "person drills", "person lifts",
 ]  # fmt: skip
 SERVICES: Final = (
@@ -18,6 +18,8 @@ TWICE: Final = ("registry", "server-manager", "rollback-controller", "monitor", 
 """Services of which a story may run two processes; the second one is called `registry-b`."""
 FAULTS_S: Final = 110.0
 """Faults begin in so many seconds."""
+LEAST: Final = 6
+"""How many faults a story has at least."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def _draw(chance: random.Random) -> Fault:
     if kind in ("kill at", "engine restarts", "engine dies"):
         return fault
     if kind == "clock jumps":
-        return replace(fault, seconds=round(chance.choice((-1.0, 1.0)) * 2.0 ** chance.uniform(0.0, 7.0), 1))
+        most = 7.0 if fault.service == "gateway" else 11.0  # a gateway ends drills by its own clock
+        return replace(fault, seconds=round(chance.choice((-1.0, 1.0)) * 2.0 ** chance.uniform(0.0, most), 1))
     return replace(fault, seconds=round(2.0 ** chance.uniform(0.0, 5.0), 1))
 
 
@@ -92,6 +95,12 @@ def draw_lost(chance: random.Random) -> tuple[Fault, ...]:
     return (lost,) if chance.random() < 0.15 else ()
 
 
+def draw_refused(chance: random.Random) -> tuple[Fault, ...]:
+    """Return a checkpoint that is announced and refused in a story: none in most of them."""
+    refused = Fault("checkpoint refused", round(chance.uniform(0.0, FAULTS_S), 3))
+    return (refused,) if chance.random() < 0.2 else ()
+
+
 class Fate:
     """What one story meets: its faults, and the chance of everything else."""
 
@@ -114,8 +123,12 @@ class Fate:
         )
         self.attached = random.Random(f"{seed} attached").random() < 0.2
         """Whether the model is on attached servers, and not on the fleet's engine."""
-        lost = draw_lost(random.Random(f"{seed} lost"))
-        self.faults = (*drawn, *again, *lost) if faults is None else tuple(faults)
+        drawn += (*again, *draw_lost(random.Random(f"{seed} lost")), *draw_refused(random.Random(f"{seed} refused")))
+        more = random.Random(f"{seed} more")
+        drawn += tuple(_draw(more) for _ in range(LEAST - len(drawn)))
+        self.faults = drawn if faults is None else tuple(faults)
+        self.came: set[Fault] = set()
+        """The faults that happened: a service may never come to the change at which it was to die."""
 
     def latency_s(self) -> float:
         """Return how long a request is on its way: milliseconds, and seconds now and then."""
@@ -136,8 +149,13 @@ class Fate:
 
     def deadly(self, service: str, change: int) -> bool:
         """Return whether a service dies at this change."""
-        return any(f.kind == "kill" and (f.service, f.change) == (service, change) for f in self.faults)
+        return self._comes("kill", service, change)
 
     def loses_answer(self, service: str, change: int) -> bool:
         """Return whether the answer to this change is lost."""
-        return any(f.kind == "answer lost" and (f.service, f.change) == (service, change) for f in self.faults)
+        return self._comes("answer lost", service, change)
+
+    def _comes(self, kind: Kind, service: str, change: int) -> bool:
+        coming = [f for f in self.faults if (f.kind, f.service, f.change) == (kind, service, change)]
+        self.came.update(coming)
+        return bool(coming)

@@ -20,6 +20,7 @@ from contracts.facts import (
     ReleaseHeld,
     ReleaseOpened,
     RollbackOrdered,
+    Weights,
 )
 from contracts.vocabulary import Target
 from shared.messaging.publishing import publish_event
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tests.world.world import World
 
 THINKS_S = (1.0, 20.0)
+REFUSED = "refused"
+"""The id of the event that announces a checkpoint without weights."""
 WAITS_S = 60.0
 """How long a release has to go on before its orders are taken for lost."""
 
@@ -69,6 +72,9 @@ class Person:
         """Publish the order of a seed, if there is anything to give it about."""
         route, now = self._world.checks.route, self._world.clock.true_time()
         match fault.kind:
+            case "checkpoint refused":  # its weights are not where it says
+                gone = k.ready(weights=Weights(kind="lora", ref=k.ref(f"checkpoints/{k.MODEL}/gone.json")))
+                await publish_event(self._world.js, k.event(gone, REFUSED, at=now))  # type: ignore[arg-type]
             case "person pauses" if opened := self._open_releases():
                 release_id = opened[-1]["release_id"]
                 await self._order(ReleaseHeld(release_id=release_id, paused=True, reason="wait"))

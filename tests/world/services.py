@@ -64,8 +64,17 @@ FLEET = ServerManagerSettings(
 """Every target weighs 100 and so reserves 200: five fit. Loops are slower than by default: each look costs time."""
 
 
+async def _bus_clock(process: Process, bucket: str) -> BusClock:
+    """Let a process go by the time of the bus."""
+    clock = BusClock(process.clock, lambda: process.bus.js, bucket, process.clock.monotonic)
+    process.bus.clock = clock
+    await clock.try_comparing()
+    return clock
+
+
 async def start_registry(world: "World", process: Process) -> None:
     """Start the registry."""
+    clock = await _bus_clock(process, "releases")
     ports = Ports(
         releases=process.store("releases", Release),
         models=process.store("releases", ModelRecord),
@@ -79,9 +88,9 @@ async def start_registry(world: "World", process: Process) -> None:
         ),
     )
     registry = registry_app.build(
-        process.bus, ports=ports, locations=AllowedLocations(bucket="slipway"), settings=REGISTRY, clock=process.clock
+        process.bus, ports=ports, locations=AllowedLocations(bucket="slipway"), settings=REGISTRY, clock=clock
     )
-    process.run(*(sweeper.run for sweeper in registry.sweepers))
+    process.run(*(sweeper.run for sweeper in registry.sweepers), clock.keep_comparing)
 
 
 async def start_server_manager(world: "World", process: Process) -> None:
@@ -114,8 +123,7 @@ async def start_server_manager(world: "World", process: Process) -> None:
 async def start_rollback_controller(world: "World", process: Process) -> None:
     """Start the rollback-controller."""
     js = lambda: process.bus.js  # noqa: E731
-    clock = BusClock(process.clock, js, "rollbacks")
-    await clock.try_comparing()
+    clock = await _bus_clock(process, "rollbacks")
     states, routes = RollbackStates(process.store("rollbacks", RollbackState)), KvRoutes(js)
     probe = RememberedProbe(process.port(world.probe, "answers", place="engine"), clock)
     controller = rollback_app.build(
@@ -142,8 +150,8 @@ async def start_rollback_controller(world: "World", process: Process) -> None:
 
 async def start_monitor(world: "World", process: Process) -> None:
     """Start the monitor."""
+    clock = await _bus_clock(process, "alerts")
     js = lambda: process.bus.js  # noqa: E731
-    clock = BusClock(process.clock, js, "alerts")
     metrics = MonitorMetrics(process.bus.metrics)
     monitor = monitor_app.build(
         process.bus,

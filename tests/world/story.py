@@ -54,6 +54,8 @@ class Told:
     lines: tuple[str, ...]
     violations: tuple[str, ...]
     summary: str
+    came: int
+    """How many of its faults happened."""
 
     @property
     def digest(self) -> str:
@@ -152,7 +154,7 @@ async def _live(fate: Fate) -> Told:
     active = world.checks.route.active if world.checks.route else None
     ended = [(fact["outcome"], fact.get("code")) for fact in world.checks.of(ReleaseFinished)]
     summary = f"{active.target if active else None} active, {ended}, {lost} of {len(world.answers)} requests lost"
-    return Told(fate.seed, fate.faults, tuple(world.lines), tuple(world.violations), summary)
+    return Told(fate.seed, fate.faults, tuple(world.lines), tuple(world.violations), summary, len(fate.came))
 
 
 async def _end(world: World) -> None:

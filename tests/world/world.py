@@ -111,6 +111,7 @@ class World:
             return
         await asyncio.sleep(fault.at_s)
         self.tell(f"-- {fault}")
+        self.fate.came.add(fault)
         process = self.processes.get(fault.service)
         match fault.kind:
             case "kill at" if process is not None:
