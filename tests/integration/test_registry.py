@@ -102,21 +102,6 @@ async def test_the_whole_lifecycle_with_workers_played_by_the_test(js, settings,
         assert types[-1] == f.ReleaseFinished.TYPE
 
 
-async def test_a_restarted_registry_takes_up_where_it_was(js, settings, checkpoint, log):
-    async with registry(js, settings):
-        await publish(js, checkpoint(), "e1")
-        opened = (await log.of(f.ReleaseOpened))[0].data
-    await run_to_turn(js, opened.release_id, 1)
-    async with registry(js, settings):
-        await log.of(f.StageRequested, 2)
-    await run_to_end(js, opened.release_id, 1, epoch=1)
-    async with registry(js, settings), registry(js, settings):
-        (finished,) = await log.of(f.ReleaseFinished)
-        await log.settled(f.DeploymentChanged)
-        assert finished.data.outcome == "promoted"
-        assert len(await log.of(f.ReleaseFinished)) == 1
-
-
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
