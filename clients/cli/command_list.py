@@ -57,7 +57,6 @@ COMMANDS = {
     "base": Listed("base", "base_app", RELEASES),
     "policy": Listed("policy", "policy_app", RELEASES),
     "apply": Listed("apply", "apply", OPERATE),
-    "runtime": Listed("runtime", "runtime_app", OPERATE),
     "endpoints": Listed("endpoints", "endpoints_app", OPERATE),
     "attach": Listed("attach", "attach", OPERATE),
     "detach": Listed("attach", "detach", OPERATE),

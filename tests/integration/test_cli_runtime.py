@@ -1,11 +1,7 @@
-"""Whether the list of runtimes is kept up to date, as `slipway runtime release` asks before it trusts it (real NATS)."""
+"""Whether the list of runtimes is kept up to date, as command and console show it (real NATS)."""
 
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
-from clients.cli.commands.runtime import check_current
-from clients.cli.output import CommandError
 from clients.cli.releases.runtimes import read_fleets
 from contracts.runtimes import FleetRuntime, FleetRuntimes
 from services.console.adapters.fleets import BusFleets
@@ -40,11 +36,3 @@ async def test_command_and_console_know_a_fleet_as_current_by_the_lease_of_its_s
 async def bucket_time(js):
     """Return when the bus stored the lease."""
     return (await js.get_msg("KV_servers", subject="$KV.servers.main.leader")).time
-
-
-def test_a_release_is_refused_with_what_is_not_known():
-    check_current("next", [])
-    with pytest.raises(
-        CommandError, match="main has not renewed its lease for 15 s, so it is not known whether next answ"
-    ):
-        check_current("next", ["main"])

@@ -58,7 +58,7 @@ def test_a_model_goes_from_one_vllm_to_the_other_through_a_canary_and_back(stack
     began = time.monotonic()
     versions = versions_of_vllm(stack)
     assert len(set(versions.values())) == 2, versions
-    stack.ok("runtime", "release", "other", "--model", MODEL)
+    stack.ok("retry", MODEL, "--runtime", "other")
     stack.await_event("release.opened", MODEL, count=2)
     answered_by: dict[str, int] = {}
     while len(stack.events("release.finished", MODEL)) < 2:

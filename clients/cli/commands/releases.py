@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Annotated
+
+import typer
 
 from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order_release
 from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
@@ -24,6 +27,10 @@ from contracts.facts import (
 from contracts.facts.progress import ReleaseProgress
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
+from contracts.runtimes import DEFAULT_RUNTIME
+from contracts.vocabulary import ServingSettings
+from decisions.serving.runtimes import runtime_name
+from decisions.serving.settings import combine
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
@@ -176,20 +183,23 @@ def reject(
 
 def retry(
     what: ReleaseArgument,
+    runtime: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another runtime that is to serve it; see `slipway endpoints`.")
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Release the checkpoint of an unpromoted release again, as its next attempt.
+    """Release the checkpoint of an unpromoted release again, or that of any release on another runtime.
 
     It takes the role publisher. The stored policy of the model applies; without a stored policy, the release's own.
     """
-    release, attempt = asyncio.run(_retry(find_stack(state), what))
+    release, attempt = asyncio.run(_retry(find_stack(state), what, runtime))
     follow = f"follow it with `slipway status {release.model} --follow`"
     line = f"published the checkpoint of {release.name} again, attempt {attempt}; {follow}"
     show_result({**_data(release), "attempt": attempt}, line, as_json=as_json)
 
 
-async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
+async def _retry(stack: StackAddress, what: str, runtime: str | None) -> tuple[ReleaseProgress, int]:
     async with on_bus(stack) as js:
         name = await resolve(js, parse_name(what))
         release = await newest_release(js, name, None)
@@ -200,15 +210,16 @@ async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
             raise CommandError(
                 f"{progress.name} is in progress; see `slipway status {progress.model}`", name="not_applicable"
             )
-        if progress.outcome == "promoted":
-            raise CommandError(f"{progress.name} was promoted: there is nothing to retry", name="not_applicable")
         if release.opened is None:
             raise CommandError(
                 f"{progress.name} was refused before a release began: publish it with a higher --attempt"
             )
+        if progress.outcome == "promoted" and runtime in (None, runtime_name(release.opened.serving)):
+            reason = f"{progress.name} was promoted: it can be released once more on another runtime (--runtime) only"
+            raise CommandError(reason, name="not_applicable")
         stored = await RecordsOfModels(js, "policies", ReleasePolicy).get(progress.model)
         known = [each.opened for each in await read_releases(js, progress.model) if each.opened is not None]
-        fact = next_attempt(release.opened, known, stored)
+        fact = next_attempt(release.opened, known, stored, runtime)
         run_id = fact.training.run_id
         event = new_order(sender_of(stack), progress.model, fact, now=SystemClock().now(), release_id=run_id)
         await publish_event(js, event, random_id=True)
@@ -216,7 +227,7 @@ async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
 
 
 def next_attempt(
-    opened: ReleaseOpened, known: Iterable[ReleaseOpened], stored: ReleasePolicy | None
+    opened: ReleaseOpened, known: Iterable[ReleaseOpened], stored: ReleasePolicy | None, runtime: str | None = None
 ) -> CheckpointReady:
     """Return the checkpoint of a release as its next attempt.
 
@@ -224,8 +235,13 @@ def next_attempt(
         opened: The release to repeat.
         known: All releases of the model; releases of the same weights and training run count as attempts.
         stored: The stored policy of the model; None to keep the policy of the release.
+        runtime: The runtime that is to serve it; None for the release's own.
     """
     fields = {name: getattr(opened, name) for name in CheckpointReady.model_fields}
+    if runtime is not None:
+        chosen = None if runtime == DEFAULT_RUNTIME else runtime
+        serving = (opened.serving or ServingSettings()).model_copy(update={"runtime": chosen})
+        fields["serving"] = combine(serving, None)
     same = (opened.weights.ref.digest, opened.training.run_id)
     attempts = [each.attempt for each in known if (each.weights.ref.digest, each.training.run_id) == same]
     policy = opened.policy if stored is None else None

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from clients.cli.commands.releases import next_attempt
 from clients.cli.views.render import headline
 from contracts import facts as f
+from contracts.vocabulary import ServingSettings
 from testbed.factories import event, fact
 from tests.unit.cli.release_facts import RELEASE, opened, release_of, whole_release
 
@@ -41,3 +42,14 @@ def test_a_retry_has_the_inputs_of_the_release_and_the_stored_policy_where_there
     same = [name for name in f.CheckpointReady.model_fields if name != "attempt"]
     assert [getattr(repeated, name) for name in same] == [getattr(release, name) for name in same]
     assert next_attempt(release, [release], release.policy).policy is None
+
+
+def test_a_retry_on_another_runtime_keeps_every_other_serving_setting():
+    declined = ServingSettings(tool_parser="none", context_tokens=384)
+    release = opened().data.model_copy(update={"serving": declined})
+    onto_next = next_attempt(release, [release], None, "next")
+    assert onto_next.serving == declined.model_copy(update={"runtime": "next"})
+    back = next_attempt(release.model_copy(update={"serving": onto_next.serving}), [release], None, "default")
+    assert (back.serving, back.attempt) == (declined, release.attempt + 1)
+    bare = release.model_copy(update={"serving": None})
+    assert next_attempt(bare, [bare], None, "next").serving == ServingSettings(runtime="next")

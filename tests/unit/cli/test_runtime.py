@@ -1,120 +1,20 @@
-"""`slipway runtime`: what is published for another runtime, and when nothing is."""
+"""The runtimes and servers of a stack, and what `slipway endpoints` shows of a target."""
 
 import pytest
 import typer
 
 from clients.cli.commands.endpoints import CHANGED, describe_target
 from clients.cli.commands.installation.stack import parse_engine, parse_nats, parse_runtimes, parse_tritons
-from clients.cli.commands.runtime import check_runtime
-from clients.cli.output import CommandError, Exit
-from clients.cli.releases.recorded_releases import Release
-from clients.cli.releases.runtimes import plan_release
-from clients.training.publish import envelope
-from contracts.facts import CheckpointReady, ReleaseFinished
-from contracts.manifests import VersionManifest
-from contracts.provenance.steps import RequiredAttestations
-from contracts.runtimes import FleetRuntime, RunningTarget
-from contracts.vocabulary import Runtime, ServingSettings, digest_of
+from clients.cli.output import Exit
+from contracts.runtimes import RunningTarget
+from contracts.vocabulary import Runtime, digest_of
 from deploy.local import bus
 from deploy.local.state import Description
-from testbed.factories import progress, route, served
+from testbed.factories import route, served
 from tests.kit import fakes_registry as k
 
-HERMES = ServingSettings(tool_parser="hermes")
-ON_NEXT = ServingSettings(tool_parser="hermes", runtime="next")
 OLD = Runtime(engine="vllm", engine_version="1", environment_digest=digest_of(b"old"))
 NEW = Runtime(engine="vllm", engine_version="2", environment_digest=digest_of(b"new"))
-
-
-def opened(version, serving, *, attempt=1):
-    changes = {"serving": serving, "attempt": attempt, "calibration": k.ref("calibration")}
-    return k.opened(version, f"r-{version}").model_copy(update=changes)
-
-
-def finished(version, outcome="promoted"):
-    return ReleaseFinished(
-        release_id=f"r-{version}", model=k.MODEL, version=version, outcome=outcome, reason="it is over"
-    )
-
-
-def released(*facts):
-    """Return the releases of facts of their openings and ends."""
-    ends = {fact.release_id: fact.outcome for fact in facts if isinstance(fact, ReleaseFinished)}
-    opened = [fact for fact in facts if not isinstance(fact, ReleaseFinished)]
-    return [Release(progress(outcome=ends.get(fact.release_id)), fact.source_event_id, fact) for fact in opened]
-
-
-def version(number, serving):
-    release = opened(number, serving)
-    shared = {name: getattr(release, name) for name in ("model", "base", "weights", "training", "evals", "release_key")}
-    return VersionManifest(
-        **shared,
-        version=number,
-        release_id=release.release_id,
-        merged=k.ref("merged"),
-        variants=(),
-        serving=serving,
-        policy_digest=digest_of(b"policy"),
-        policy={},
-        registered_at=k.START,
-        attestations=RequiredAttestations(),
-    )
-
-
-def plan(*facts, number=1, serving=HERMES, runtime="next", stored=None):
-    return plan_release(version(number, serving), runtime, released(*facts), stored)
-
-
-def test_the_checkpoint_is_that_of_the_version_with_the_other_runtime():
-    release = opened(1, HERMES)
-    fact = plan(release, finished(1))
-    assert isinstance(fact, CheckpointReady)
-    assert (fact.weights, fact.base, fact.training) == (release.weights, release.base, release.training)
-    assert (fact.variants, fact.evals, fact.calibration) == (release.variants, release.evals, release.calibration)
-    assert (fact.serving, fact.attempt) == (ON_NEXT, 1)
-    assert fact.policy == release.policy  # none is stored
-    assert plan(release, finished(1), stored=k.policy()).policy is None
-    assert envelope(fact, "oscar").id == envelope(plan(release, finished(1)), "oscar").id
-
-
-def test_a_version_without_settings_gets_only_the_runtime():
-    assert plan(opened(1, None), finished(1), serving=None).serving == ServingSettings(runtime="next")
-
-
-def test_a_parser_that_was_declined_is_declined_again():
-    declined = ServingSettings(tool_parser="none", context_tokens=384)
-    fact = plan(opened(1, declined), finished(1), serving=ServingSettings(context_tokens=384))
-    assert fact.serving == ServingSettings(tool_parser="none", context_tokens=384, runtime="next")
-
-
-def test_a_version_that_is_there_already_is_not_published_again():
-    assert plan(serving=ON_NEXT) == "support-bot@v1 is served by the runtime next already"
-
-
-def test_nothing_is_published_while_the_release_is_in_progress_and_a_higher_attempt_once_it_has_ended():
-    first = (opened(1, HERMES), finished(1), opened(2, ON_NEXT))
-    assert plan(*first) == "the release r-2 of support-bot@v1 for the runtime next is in progress"
-    assert plan(*first, finished(2, "rejected")).attempt == 2
-
-
-def test_back_to_the_default_runtime_is_another_attempt_of_the_first_release():
-    facts = (opened(1, HERMES), finished(1), opened(2, ON_NEXT), finished(2))
-    fact = plan(*facts, number=2, serving=ON_NEXT, runtime="default")
-    assert (fact.serving, fact.attempt) == (HERMES, 2)
-
-
-def test_a_runtime_that_is_unknown_or_silent_is_refused():
-    fleet = [FleetRuntime(name="default", endpoint="a:1", answers=True)]
-    check_runtime("default", fleet)
-    with pytest.raises(CommandError, match="has no runtime next; it has default") as refused:
-        check_runtime("next", fleet)
-    assert refused.value.code == Exit.USAGE
-    with pytest.raises(CommandError, match="none that is known"):
-        check_runtime("next", [])
-    with pytest.raises(CommandError, match="the runtime next does not answer at b:2"):
-        check_runtime("next", [*fleet, FleetRuntime(name="next", endpoint="b:2", answers=False)])
-    silent = FleetRuntime(name="default", endpoint="c:2", answers=False)
-    check_runtime("default", [silent, *fleet])  # one of its endpoints answers
 
 
 def test_a_target_is_listed_with_its_role_and_whether_its_runtime_is_that_of_its_release():
