@@ -22,9 +22,9 @@ from services.console.protection import Protection
 from services.console.queries.incidents import incidents
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
-from services.console.web.duty import build_duty
 from services.console.web.endpoints import build_endpoints
 from services.console.web.headers import REPORT, Guard
+from services.console.web.incidents import build_incidents
 from services.console.web.live import STREAM, build_live
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
@@ -74,7 +74,7 @@ def build(
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
     app.include_router(build_quarantine(sources, pages))
-    app.include_router(build_duty(sources, pages))
+    app.include_router(build_incidents(sources, pages))
     app.include_router(build_endpoints(endpoints, pages))
     app.router.routes.append(Mount("/assets", Assets()))
     _handle_errors(app, Answers(access, pages))

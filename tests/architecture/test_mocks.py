@@ -34,7 +34,7 @@ REPLACED = {
     ("vllm_plugin.py", "__init__"): "of vLLM's test server: it starts none, because one is there",
     ("vllm_plugin.py", "_shutdown"): "of vLLM's test server, which did not start one",
     ("test_rollback_ports.py", "close"): "of asyncio's server: closes the connections that it took too",
-    ("test_duty.py", "silent"): "watches the real one: in which thread a page asks",
+    ("test_history.py", "silent"): "watches the real one: in which thread a page asks",
     ("test_prepare.py", "connect"): "watches the real one",
     ("test_prepare.py", "request"): "of the client of NATS: watches the real one",
 }

@@ -7,7 +7,6 @@ from typing import Any
 import nats
 from nats.js.api import StorageType, StreamInfo
 
-from clients.cli.doctor.copies import Stream, assess_copies, describe_copies
 from clients.cli.doctor.findings import Finding, failure, ok, warning
 from clients.cli.doctor.space import assess_bus, assess_consumers
 from shared.errors import SlipwayError
@@ -44,19 +43,17 @@ def ask_bus(connection: Connection) -> list[Finding]:
     stored = [info for info in infos if info.config.storage == StorageType.FILE]
     taken = {str(info.config.name): (info.state.bytes, info.config.max_bytes or -1) for info in stored}
     used = {str(info.config.name): (info.state.consumer_count, topology.consumer_limit(info.config)) for info in infos}
-    streams = assess_streams({str(info.config.name): _describe(info) for info in infos}, connection.nats_url)
+    streams = assess_streams({str(info.config.name) for info in infos}, connection.nats_url)
     return [streams, assess_bus(taken, allowed, connection.nats_url), assess_consumers(used)]
 
 
-def assess_streams(present: dict[str, Stream], where: str) -> Finding:
-    """Return the finding on the streams and buckets of a bus: all are there, with their copies."""
+def assess_streams(present: set[str], where: str) -> Finding:
+    """Return the finding on the streams and buckets of a bus: whether all are there."""
     own = {*(str(stream.name) for stream in topology.streams()), *(f"KV_{name}" for name in topology.BUCKETS)}
-    if missing := sorted(own - set(present)):
+    if missing := sorted(own - present):
         advice = "run `python -m shared.messaging.provision`"
         return failure("nats", f"{where} lacks the streams and buckets {', '.join(missing)}", advice)
-    ours = {name: stream for name, stream in present.items() if name in own}
-    detail = f"{where} answers, with JetStream and {len(present)} streams{describe_copies(ours)}"
-    return assess_copies(ours) or ok("nats", detail)
+    return ok("nats", f"{where} answers, with JetStream and {len(present)} streams")
 
 
 async def _read(connection: Connection) -> tuple[list[StreamInfo], int | None]:
@@ -76,14 +73,3 @@ async def _read(connection: Connection) -> tuple[list[StreamInfo], int | None]:
     finally:
         await client.close()
     return infos, allowed if allowed is not None and allowed > 0 else None
-
-
-def _describe(info: StreamInfo) -> Stream:
-    cluster = info.cluster
-    peers = (cluster.replicas if cluster else None) or []
-    return Stream(
-        copies=info.config.num_replicas or 1,
-        in_cluster=bool(cluster and cluster.name),
-        leader=(cluster.leader if cluster else None) or "",
-        behind=tuple(str(peer.name) for peer in peers if peer.offline or not peer.current),
-    )

@@ -1,12 +1,13 @@
 """The index: rows derived from the event log, in an SQLite file that can be rebuilt from the log."""
 
 import contextlib
+import copy
 import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from contracts.vocabulary import MODEL_NAME_PATTERN
 from services.console.adapters.index_file import hold, is_current
@@ -47,6 +48,9 @@ class Index:
     Raises:
         IndexInUseError: Another process holds the file.
     """
+
+    limits: tuple[str, ...] = ()
+    """Statements that limit what a connection reads."""
 
     def __init__(self, path: Path, wait_s: float = 10.0) -> None:
         self._path = path
@@ -118,37 +122,22 @@ class Index:
 
     def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
-        return self.read_about(None, query, values)
-
-    def about(self, models: Sequence[str]) -> "Part":
-        """Return a reader limited to rows about these models."""
-        return Part(self, tuple(sorted(models)))
-
-    def read_about(
-        self, models: tuple[str, ...] | None, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()
-    ) -> list[dict[str, Any]]:
-        """Return the rows of a query, limited to some models; None for all models."""
         with contextlib.closing(self._connect()) as connection:
-            for view in _views(models) if models is not None else ():
+            for view in self.limits:
                 connection.execute(view)
             return [dict(entry) for entry in connection.execute(query, values)]
 
+    def about(self, models: Sequence[str]) -> Self:
+        """Return a reader limited to rows about these models.
 
-class Part:
-    """Reads the rows about some models.
-
-    Temporary views replace all tables on its connections, so that no query can return rows about other models.
-    """
-
-    def __init__(self, index: Index, models: tuple[str, ...]) -> None:
-        self._index, self._models = index, models
-
-    def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
-        """Return the rows of a query."""
-        return self._index.read_about(self._models, query, values)
+        Temporary views replace all tables on its connections, so that no query can return rows about other models.
+        """
+        reader = copy.copy(self)
+        reader.limits = tuple(_views(sorted(models)))
+        return reader
 
 
-def _views(models: tuple[str, ...]) -> Iterator[str]:
+def _views(models: Sequence[str]) -> Iterator[str]:
     """Yield the statements that create the views; SQLite resolves temporary names first."""
     unsafe = [model for model in models if not re.fullmatch(MODEL_NAME_PATTERN, model)]
     if unsafe:

@@ -24,7 +24,7 @@ OTHERS: Final = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")
 """Matches a runbook's link to a page that the console does not have."""
 
 
-def build_duty(sources: Sources, render: Renderer) -> APIRouter:
+def build_incidents(sources: Sources, render: Renderer) -> APIRouter:
     """Return the HTTP routes of runbooks and acknowledgements; all require a session."""
     router = APIRouter()
 
