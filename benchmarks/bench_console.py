@@ -120,6 +120,7 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         artifacts=StoredArtifacts(Store(connection), Trust(keys.people)),
         endpoints=Endpoints(BusFleets(lambda: bus.js, clock), GatewayReports(clock), index),
         protection=Protection(clock),
+        gateway=None,
         provider=None,
         settings=ConsoleSettings(url=URL),
         clock=clock,

@@ -212,7 +212,7 @@ SERVICES: dict[str, ServiceContract] = {
             reads_records=("routes", "servers"),
             follows=(INBOX, ORDERS, EVENTS),
             hears=(f"{TRAFFIC_PREFIX}.*", f"{RUNNING_PREFIX}.*"),
-            calls=("outside",),
+            calls=("gateway", "outside"),
             sees_progress=True,
         ),
     )

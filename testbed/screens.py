@@ -47,6 +47,7 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/models/{model}/versions/{version}": Screen("version", f"{model}/versions/2"),
         "/models/{model}/versions/{version}/proofs": Screen("proofs", f"{model}/versions/2/proofs"),
         "/models/{model}/compare": Screen("compare", f"{model}/compare?left=1&right=2"),
+        "/models/{model}/playground": Screen("playground", f"{model}/playground"),
         "/checkpoints": Screen("checkpoints", "/checkpoints"),
         "/models/{model}/quarantine": Screen("quarantine", f"{model}/quarantine?target={shown.quarantined}"),
         "/alerts": Screen("alerts", "/alerts"),

@@ -382,6 +382,7 @@ def console_variables(ports: Mapping[str, int], keys: Keys, name: str = "console
         "CONSOLE_URL": console_url(ports, name),
         "CONSOLE_IDENTITIES": str(KeyFolder(keys.folder).people),
         "CONSOLE_CREDENTIALS": str(KeyFolder(keys.folder).console),
+        "CONSOLE_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
     }
 
 

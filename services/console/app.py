@@ -17,7 +17,7 @@ from services.console.endpoints import Endpoints
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
-from services.console.ports import Artifacts, Orders, Routes
+from services.console.ports import Artifacts, Gateway, Orders, Routes
 from services.console.protection import Protection
 from services.console.queries.incidents import incidents
 from services.console.settings import ConsoleSettings
@@ -28,6 +28,7 @@ from services.console.web.incidents import build_incidents
 from services.console.web.live import STREAM, build_live
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
+from services.console.web.playground import build_playground
 from services.console.web.quarantine import build_quarantine
 from services.console.web.rendering import Assets, Renderer
 from services.console.web.sources import Sources
@@ -53,6 +54,7 @@ def build(
     artifacts: Artifacts,
     endpoints: Endpoints,
     protection: Protection,
+    gateway: Gateway | None,
     provider: Provider | None,
     settings: ConsoleSettings,
     clock: Clock,
@@ -64,7 +66,7 @@ def build(
     def incidents_of(person: Person) -> tuple[Incident, ...]:
         return incidents(sources.seen_by(person), clock.now(), sessions.acknowledged)
 
-    pages = Renderer(clock, progress, protection, incidents_of)
+    pages = Renderer(clock, progress, protection, incidents_of, has_playground=gateway is not None)
     app = FastAPI(
         openapi_url=None,
         middleware=[Middleware(Guard, url=settings.url, https=settings.is_https)],
@@ -74,6 +76,8 @@ def build(
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
     app.include_router(build_quarantine(sources, pages))
+    if gateway is not None:
+        app.include_router(build_playground(gateway, routes, pages))
     app.include_router(build_incidents(sources, pages))
     app.include_router(build_endpoints(endpoints, pages))
     app.router.routes.append(Mount("/assets", Assets()))

@@ -4,6 +4,7 @@ from contextlib import aclosing
 
 from services.console.adapters.artifacts import artifacts_of
 from services.console.adapters.fleets import BusFleets, GatewayReports
+from services.console.adapters.gateway import GatewayClient
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
 from services.console.adapters.live import follow_progress, follow_running
@@ -36,6 +37,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
     log = StreamLog(lambda: bus.js)
     follower = Follower(log, index, percentile_ms, hub.publish, hub.announce)
+    gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
     reports, protection = GatewayReports(clock), Protection(clock)
     endpoints = Endpoints(BusFleets(lambda: bus.js, clock), reports, index)
     app = build(
@@ -50,6 +52,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         artifacts=artifacts_of(connection),
         endpoints=endpoints,
         protection=protection,
+        gateway=gateway,
         provider=provider_of(settings),
         settings=settings,
         clock=clock,
@@ -71,6 +74,8 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
             on_stop=hub.close,
         )
     finally:
+        if gateway is not None:
+            await gateway.close()
         index.close()
         sessions.close()
 

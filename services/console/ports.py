@@ -1,4 +1,4 @@
-"""The console's ports: what it needs from store and bus."""
+"""The console's ports: what it needs from store, gateway and bus."""
 
 from typing import Any, Protocol
 
@@ -6,6 +6,7 @@ from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.routes import Route
 from decisions.serving.runtimes import ListedFleet
+from services.console.domain.playground import Answer
 from services.console.domain.version_screen import Proofs
 
 
@@ -27,6 +28,13 @@ class Artifacts(Protocol):
             Permanent: The stored bytes do not match their digest, or the report is too large.
             Transient: The store does not answer.
         """
+
+
+class Gateway(Protocol):
+    """Access to the gateway with a person's API key."""
+
+    async def ask(self, key: str, model: str, version: int, prompt: str, max_tokens: int) -> Answer:
+        """Return a version's answer to a prompt; an error becomes the answer's `problem`."""
 
 
 class Orders(Protocol):

@@ -31,6 +31,10 @@ class ConsoleSettings(BaseSettings):
     oidc_claim: str | None = None
     """Claim of the ID token that names the person's identity. People must not be able to change it themselves: use
     `preferred_username` only where administrators alone can change it."""
+    gateway_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+/?$")
+    """URL of the gateway for the playground; without it there is no playground."""
+    gateway_ca: Path | None = None
+    """CA certificate (PEM) of the gateway; by default, the system's CAs."""
     answer_s: float = Field(default=4.0, ge=0)
     """Seconds that the page of an order waits for the answer; later answers still reach all pages."""
 

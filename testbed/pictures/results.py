@@ -1,4 +1,4 @@
-"""What screens show once they were used: proofs, a refusal and a dead letter."""
+"""What screens show once they were used: answers of the playground, proofs, a refusal and a dead letter."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,17 @@ from testbed import factories
 from testbed.stack import Stack
 from testbed.story import Story
 
+PROMPT: Final = "A parcel has not arrived after ten days. What should I answer?"
 Show = Callable[[Stack, Page], None]
+
+
+def ask_both(stack: Stack, page: Page) -> None:
+    """Ask two versions, and wait for both answers."""
+    page.get_by_label("Prompt").fill(PROMPT)
+    page.get_by_label("Tokens").fill("24")
+    page.get_by_label("Key of the gateway").fill(stack.headers["authorization"].removeprefix("Bearer "))
+    page.get_by_role("button", name="Ask both").click()
+    page.locator("p.answer").nth(1).wait_for()
 
 
 def wait_for_proofs(_stack: Stack, page: Page) -> None:
@@ -22,7 +32,7 @@ def wait_for_proofs(_stack: Stack, page: Page) -> None:
     page.locator("#proofs").get_by_text(re.compile("^(proven|stated)$")).first.wait_for()
 
 
-RESULTS: Final[dict[str, Show]] = {"version": wait_for_proofs}
+RESULTS: Final[dict[str, Show]] = {"playground": ask_both, "version": wait_for_proofs}
 """What is done on a screen before its picture is taken, by the name of the picture."""
 
 

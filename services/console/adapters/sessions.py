@@ -88,6 +88,11 @@ class Sessions:
         with self._locked() as file:
             file.execute("DELETE FROM sessions WHERE id = ?", (_digest(value or ""),))
 
+    def tokens(self) -> set[str]:
+        """Return the CSRF tokens of all stored sessions."""
+        with self._locked() as file:
+            return {csrf for (csrf,) in file.execute("SELECT csrf FROM sessions")}
+
     def use_once(self, nonce: str, expires_at: datetime) -> bool:
         """Return whether a value is used for the first time; it is stored until it expires."""
         with self._locked() as file:

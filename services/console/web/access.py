@@ -35,10 +35,14 @@ class Access:
         sessions: The sessions.
         people: The people who may sign in; a removed person loses access at once.
         https: Whether the session cookie is sent over TLS only.
+
+    Attributes:
+        keys: People's gateway API keys by CSRF token, in memory only.
     """
 
     def __init__(self, sessions: Sessions, people: People, *, https: bool) -> None:
         self.sessions, self.people, self._https = sessions, people, https
+        self.keys: dict[str, str] = {}
         self.cookie = "__Host-slipway" if https else "slipway-console"
 
     def find(self, request: Request) -> SignedIn | None:
@@ -56,6 +60,8 @@ class Access:
     def begin(self, request: Request, response: Response, person: str) -> None:
         """Begin a person's session under a new value, against session fixation."""
         value = self.sessions.begin(person, request.cookies.get(self.cookie))
+        for ended in self.keys.keys() - self.sessions.tokens():
+            del self.keys[ended]
         response.set_cookie(
             self.cookie,
             value,

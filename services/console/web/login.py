@@ -46,6 +46,7 @@ def build_login(access: Access, render: Renderer, provider: Provider | None, *, 
     @router.post("/logout")
     async def sign_out(request: Request, signed: Signed) -> Response:
         check_token(signed, (await read_form(request)).get(CSRF_FIELD))
+        access.keys.pop(signed.session.csrf, None)
         answer = RedirectResponse("/login", 303)
         access.end(request, answer)
         return answer

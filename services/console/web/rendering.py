@@ -70,12 +70,14 @@ class Renderer:
         progress: State of the index, for the page head.
         protection: Health of automatic rollback, for the page head.
         incidents: Returns the incidents that a person may see.
+        has_playground: Whether a gateway is configured.
     """
 
     clock: Clock
     progress: Progress
     protection: Protection
     incidents: Callable[[Person], tuple[Incident, ...]] = lambda _person: ()
+    has_playground: bool = False
     _templates: Jinja2Templates = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +107,7 @@ class Renderer:
         }
         environment.globals |= {
             "assets": asset_version(),
+            "has_playground": self.has_playground,
             "runbooks": RUNBOOKS,
             "most_incidents": MOST_INCIDENTS,
         }

@@ -9,6 +9,7 @@ from fastapi.routing import iter_route_contexts
 
 from clients.cli.views import render as terminal
 from contracts import facts as f
+from services.console.adapters.gateway import GatewayClient
 from services.console.hub import MOST_TOPICS, Hub
 from services.console.web.rendering import NONE, ago, duration, milliseconds, number, size
 from testbed import factories
@@ -210,7 +211,8 @@ def test_seconds_are_written_as_in_the_terminal():
 
 def test_every_screen_is_looked_at_in_a_browser_and_has_a_picture(world):
     """A new page is added to `testbed/screens.py`: `tests/e2e/test_console.py` runs axe on it."""
-    pages = {page.path for page in iter_route_contexts(world.asgi.routes) if "GET" in (page.methods or ())}
+    app = world.make(gateway=GatewayClient("http://127.0.0.1:9", None))
+    pages = {page.path for page in iter_route_contexts(app.routes) if "GET" in (page.methods or ())}
     addresses = {path for path in pages if not path.startswith(("/stream", "/healthz", "/readyz", "/metrics"))}
     assert addresses == {*screens(Shown("", "", "", "", "")), *ELSEWHERE} - {"/login/oidc", "/login/callback"}
 

@@ -169,7 +169,7 @@ class World:
         self.hub, self.protection, self.progress = Hub(10), Protection(self.clock), Progress()
         self.asgi = self.make()
 
-    def make(self, provider=None, **settings):
+    def make(self, provider=None, gateway=None, **settings):
         connection = Connection(nats_url="nats://127.0.0.1:1", state_dir=self.folder)
         return build(
             Bus(connection, "console", self.clock),
@@ -183,6 +183,7 @@ class World:
             artifacts=self.artifacts,
             endpoints=Endpoints(self.fleets, self.reports, self.index),
             protection=self.protection,
+            gateway=gateway,
             provider=provider,
             settings=ConsoleSettings(**({"url": URL, "answer_s": 0.05} | settings)),
             clock=self.clock,

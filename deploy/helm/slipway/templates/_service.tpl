@@ -36,6 +36,14 @@
   value: /run/trust/identities.json
 - name: CONSOLE_CREDENTIALS
   value: /run/console
+{{- if $values.services.gateway.enabled }}
+- name: CONSOLE_GATEWAY_URL
+  value: {{ include "slipway.gatewayUrl" .root | quote }}
+{{- if $values.gatewayTls.enabled }}
+- name: CONSOLE_GATEWAY_CA
+  value: /run/tls/ca.crt
+{{- end }}
+{{- end }}
 {{- else if eq .component "benchmarker" }}
 - name: BENCHMARKER_SERVING_HARDWARE
   value: {{ default "toy engine" $values.triton.hardwareName | quote }}
@@ -64,7 +72,7 @@
 {{/* The pod of a service: root, component, facts, service (its values). */}}
 {{- define "slipway.servicePod" -}}
 {{- $values := .root.Values -}}
-{{- $tls := and $values.gatewayTls.enabled (has .component (list "gateway" "rollback-controller")) -}}
+{{- $tls := and $values.gatewayTls.enabled (has .component (list "gateway" "rollback-controller" "console")) -}}
 {{- $placement := deepCopy .service.placement -}}
 {{- if include "slipway.followsTriton" . -}}
 {{- $_ := set $placement "tolerations" (concat $placement.tolerations $values.triton.placement.tolerations | uniq) -}}
