@@ -8,7 +8,6 @@ import socket
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -68,8 +67,15 @@ def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
     from prometheus_client import CollectorRegistry
 
     registry = CollectorRegistry()
-    registry.register(SimpleNamespace(collect=lambda: _merge("*.db")))
+    registry.register(_SharedMetrics())
     return registry
+
+
+class _SharedMetrics:
+    """The metrics of all processes, added up on request; a registry needs a collector that can be hashed."""
+
+    def collect(self) -> "Iterable[Metric]":
+        return _merge("*.db")
 
 
 def _merge(pattern: str) -> "Iterable[Metric]":
