@@ -9,12 +9,11 @@ from typing import Any, Final
 from nats.js import JetStreamContext
 from pydantic import BaseModel
 
-from clients.cli.commands.installation.keys import change_keys
+from clients.cli.commands.installation.keys import change_keys, keys_of_folder
 from clients.cli.connection import StackAddress, on_bus
 from clients.cli.declared import COMPARED, Declarations, Declared, DeclaredApiKey, is_declarable, scopes_of
 from clients.cli.declared_state import Change, Key, Kind, plan_changes, undeclared
 from clients.cli.errors import CommandError
-from clients.cli.key_folder import keys_of_folder
 from clients.cli.record_orders import bucket_of, order_record, revoked
 from contracts.api_keys import ApiKey
 from contracts.facts.ops import RECORDS, RecordKind

@@ -246,7 +246,7 @@ class RecordsOfModels(Generic[R]):
         return records
 
     async def matching(self, pattern: str) -> dict[str, R]:
-        """Return the records whose keys match a pattern, by key."""
+        """Return the records with a key that matches a pattern, by key."""
         prefix = f"$KV.{self.bucket}."
         kept = await _last_of_keys(self.js, self.bucket, pattern)
         keys = {message.subject.removeprefix(prefix): message.data for message in kept}

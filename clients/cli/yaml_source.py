@@ -140,7 +140,7 @@ def _fields_at(annotation: Any, location: Sequence[str | int]) -> set[str]:
 
 
 def _structure(file: str, root: yaml.Node) -> Iterator[Problem]:
-    """Yield problems of duplicate keys, which YAML drops silently, and of aliases, which may repeat without end."""
+    """Yield problems of duplicate keys, silently dropped by YAML, and of aliases, which may repeat without end."""
     seen: set[int] = set()
     waiting = [root]
     while waiting:

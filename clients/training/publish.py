@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = "x" * 63
 """The longest name of a publisher, to check sizes."""
+NO_BASE = BaseModelRef(name="base", revision="1", uri="s3://slipway/none", digest="sha256:" + "0" * 64)
+"""Placeholder for the validation before the upload; it is never sent."""
 
 
 def publish_checkpoint(
@@ -116,8 +118,14 @@ def _described(
         raise PublishError(f"The model name {model!r} is not valid: {MODEL_NAME_RULE}.")
     fields = {
         "model": model,
-        "base": base if isinstance(base, BaseModelRef) else _base_to_be_found(),
-        "training": _training(run),
+        "base": base if isinstance(base, BaseModelRef) else NO_BASE,
+        "training": {
+            "run_id": run.run_id,
+            "data_hash": run.data_hash,
+            "hyperparameters": dict(run.hyperparameters),
+            "framework": run.framework,
+            "finished_at": run.finished_at,
+        },
         "evals": tuple(run.evals),
         "variants": tuple(chosen["variants"]),
         "policy": chosen["policy"],
@@ -130,7 +138,7 @@ def _described(
 
 
 async def _upload(uploader: Uploader, folder: Path, progress: Progress | None) -> Weights:
-    ref = await uploader.put_folder(folder, progress or _silent)
+    ref = await uploader.put_folder(folder, progress)
     return Weights(kind="lora" if (folder / "adapter_config.json").exists() else "full", ref=ref)
 
 
@@ -149,16 +157,6 @@ def envelope(fact: CheckpointReady, sender: str) -> Event[Any]:
     )
 
 
-def _training(run: Run) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "data_hash": run.data_hash,
-        "hyperparameters": dict(run.hyperparameters),
-        "framework": run.framework,
-        "finished_at": run.finished_at,
-    }
-
-
 def _serving(serving: ServingSettings | Mapping[str, Any] | None) -> ServingSettings | Mapping[str, Any] | None:
     """Return the settings; raise PublishError for an unknown setting, because the contract ignores it."""
     unknown = sorted(set(serving) - set(ServingSettings.model_fields)) if isinstance(serving, Mapping) else []
@@ -166,11 +164,6 @@ def _serving(serving: ServingSettings | Mapping[str, Any] | None) -> ServingSett
         known = ", ".join(sorted(ServingSettings.model_fields))
         raise PublishError(f"The serving setting {unknown[0]!r} is not known: use {known}.")
     return serving
-
-
-def _base_to_be_found() -> BaseModelRef:
-    """Return a placeholder of the base for the validation before the upload; it is never sent."""
-    return BaseModelRef(name="base", revision="1", uri="s3://slipway/none", digest="sha256:" + "0" * 64)
 
 
 def _weights_to_be_uploaded() -> Weights:
@@ -208,7 +201,3 @@ def _check_size(event: Event[Any]) -> Event[Any]:
     if excess is not None:
         raise PublishError(excess.sentence)
     return event
-
-
-def _silent(_done: int, _total: int) -> None:
-    """Do nothing: no progress callback was given."""

@@ -45,7 +45,7 @@ class Release:
 
     @property
     def promoted(self) -> bool:
-        """Whether it took all traffic."""
+        """Whether the version took all traffic."""
         return self.progress.outcome == "promoted"
 
 
@@ -53,8 +53,8 @@ class Alert(Contract):
     """An alert of the monitor about a version.
 
     Attributes:
-        value, limit: The figure of its trigger, and what that allows.
-        drill: The drill that caused it; None if none did.
+        value, limit: The measured value and the limit of the trigger.
+        drill: The drill that caused the alert; None without a drill.
     """
 
     alert_id: str
@@ -72,7 +72,7 @@ class Alert(Contract):
 
 
 class _Watched(Contract):
-    """Of the monitor's record of a model."""
+    """The fields of the monitor's record of a model that the client reads."""
 
     alerts: dict[str, Alert] = Field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""The folder of a saved checkpoint, which stays if publishing fails."""
+"""The folder of a saved checkpoint; it stays if publishing fails."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Uploader:
             raise PublishError("The registry names no base model: it is of another version than the client.")
         return answer.base
 
-    async def put_folder(self, folder: Path, progress: Progress) -> ArtifactRef:
+    async def put_folder(self, folder: Path, progress: "Progress | None") -> ArtifactRef:
         """Upload a checkpoint folder; the registry writes its manifest when it has verified all files."""
         paths = await asyncio.to_thread(checkpoint_files, folder)
         ref = (await self._put(paths, progress, folder=True)).folder
@@ -114,9 +114,9 @@ class Uploader:
 
     async def put_file(self, path: Path) -> ArtifactRef:
         """Upload a single file: a calibration or evaluation set."""
-        return (await self._put([path], lambda _done, _total: None, folder=False)).files[0]
+        return (await self._put([path], None, folder=False)).files[0]
 
-    async def _put(self, paths: Sequence[Path], progress: Progress, *, folder: bool) -> UploadAnswer:
+    async def _put(self, paths: Sequence[Path], progress: "Progress | None", *, folder: bool) -> UploadAnswer:
         announced = [await asyncio.to_thread(describe_file, path) for path in paths]
         paths_by_digest = {file.digest: path for file, path in zip(announced, paths)}
         total = sum(file.size_bytes for file in announced)
@@ -125,7 +125,7 @@ class Uploader:
         while True:
             answer = await self._publisher.ask(self._model, request)
             if answer.state == "stored":
-                progress(total, total)
+                _Count(total, total, progress).add(0)
                 return answer
             if answer.state == "missing":
                 count = _Count(answer.stored_bytes, total, progress)
@@ -166,14 +166,15 @@ class Uploader:
 class _Count:
     """Adds up bytes that are sent by several threads."""
 
-    def __init__(self, done: int, total: int, progress: Progress) -> None:
+    def __init__(self, done: int, total: int, progress: "Progress | None") -> None:
         self._done, self._total, self._progress = done, total, progress
         self._lock = threading.Lock()
 
     def add(self, count: int) -> None:
         with self._lock:
             self._done = min(self._done + count, self._total)
-            self._progress(self._done, self._total)
+            if self._progress is not None:
+                self._progress(self._done, self._total)
 
 
 class _Slice:

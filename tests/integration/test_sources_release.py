@@ -404,7 +404,7 @@ def test_a_base_model_is_imported_once_wherever_it_comes_from(harness):
     output = harness.slipway("base", "import", folder, "--name", "acme/base")
     assert f"acme/base at {commit} was already imported" in output
     output = harness.slipway("base", "import", folder, "--name", "ours")
-    assert f"same files as acme/base at {commit}, stored once" in output
+    assert "imported ours at " in output
     assert json.loads(harness.slipway("base", "import", folder, "--name", "ours", "--json"))["name"] == "ours"
     assert set(harness.store.keys("blobs/")) == blobs
     assert len([key for key in harness.store.keys("bases/") if "acme/base/" in key or "ours/" in key]) == 2

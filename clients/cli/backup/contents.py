@@ -38,7 +38,7 @@ change that the other copies lack.
 STREAMS_IN_ORDER: Final = (*(f"KV_{bucket}" for bucket in BUCKETS_IN_ORDER), ORDERS, INBOX, EVENTS, DEADLETTER)
 """All copied streams. Telemetry is not copied: it is kept in memory for an hour."""
 LEFT_OUT: Final = (PROBE, DATA_FORMAT)
-"""Objects about the store itself, which another store has, too."""
+"""Objects about the store itself; each store has its own."""
 
 _BLOB = re.compile(r"(?:.*/)?blobs/sha256/[0-9a-f]{2}/(?P<digest>[0-9a-f]{64})")
 _SEGMENT = re.compile(rf"{re.escape(AUDIT)}(?P<number>[0-9]{{6}})\.jsonl")

@@ -8,7 +8,7 @@ import typer
 from clients.cli.connection import find_stack
 from clients.cli.gateway import chunk_in, client_options, describe_refusal, no_answer, text_in
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, is_terminal, show_json
+from clients.cli.output import CommandError, show_json
 
 
 def ask(
@@ -58,10 +58,4 @@ def _print_answer(response: httpx.Response, *, as_json: bool) -> None:
     if as_json:
         show_json({"text": "".join(parts), "system_fingerprint": fingerprint, "version": version, "usage": usage})
         return
-    print()
-    if is_terminal():
-        from rich.console import Console
-
-        Console().print(f"{fingerprint}", style="dim", highlight=False)
-    else:
-        print(f"[{fingerprint}]")
+    print(f"\n[{fingerprint}]")

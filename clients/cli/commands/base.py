@@ -35,12 +35,10 @@ class Imported:
 
     Attributes:
         new: Whether this import added the base model.
-        same_files_as: Another base model with the same files; None without one.
     """
 
     manifest: BaseManifest
     new: bool
-    same_files_as: BaseManifest | None = None
 
 
 @base_app.command("import")
@@ -71,13 +69,12 @@ def import_command(
 
 def describe(done: Imported) -> str:
     """Return the message about an import."""
-    manifest, same = done.manifest, done.same_files_as
+    manifest = done.manifest
     if not done.new:
         when = f"{manifest.imported_at:%Y-%m-%d %H:%M} from {manifest.source}"
         return f"{manifest.name} at {manifest.revision} was already imported, {when}; nothing was added"
-    shared = f"; same files as {same.name} at {same.revision}, stored once" if same is not None else ""
     size = manifest.weights_bytes / 1e6
-    return f"imported {manifest.name} at {manifest.revision}: {manifest.architecture}, {size:.0f} MB of weights{shared}"
+    return f"imported {manifest.name} at {manifest.revision}: {manifest.architecture}, {size:.0f} MB of weights"
 
 
 def import_base(
@@ -168,9 +165,8 @@ def commit_base(
         CommandError: The revision of this name exists with other files.
     """
     digest = digest_of(content.to_bytes())
-    known = [base for base in list_bases(store) if base.folder.digest == digest]
-    for base in known:
-        if base.name == name and revision in (None, base.revision):
+    for base in list_bases(store):
+        if (base.folder.digest, base.name) == (digest, name) and revision in (None, base.revision):
             return Imported(base, new=False)
     ref, _ = store.put_manifest(manifest_key("folder", digest), content)
     chosen = revision or default_revision or digest.removeprefix("sha256:")[:REVISION_CHARS]
@@ -186,7 +182,7 @@ def commit_base(
     key = f"bases/{name}/{chosen}.json"
     _, created = store.put_manifest(key, manifest)
     if created:
-        return Imported(manifest, new=True, same_files_as=known[0] if known else None)
+        return Imported(manifest, new=True)
     earlier = BaseManifest.model_validate_json(store.find(key) or b"{}")
     if earlier.folder.digest != ref.digest:
         raise CommandError(

@@ -67,7 +67,7 @@ def describe_json(fleet: ListedFleet, endpoint: FleetRuntime) -> dict[str, Any]:
 
 
 def show_silent(fleets: Sequence[ListedFleet]) -> None:
-    """Print a line for each fleet whose server-manager does not report."""
+    """Print a line for each fleet without reports of a server-manager."""
     now = SystemClock().now()
     for fleet in fleets:
         if (silence := describe_silence(fleet, now)) is not None:

@@ -13,8 +13,7 @@ from clients.cli.audit_facts import state_change
 from clients.cli.connection import StackAddress, ask_bus, connected, find_stack, sender_of
 from clients.cli.events.dead_letters import DeadLetter, find, list_all, requeue
 from clients.cli.events.event_log import EventFilter, LoggedEvent
-from clients.cli.events.event_selection import Selection, read_selected
-from clients.cli.events.event_types import types_matching
+from clients.cli.events.event_selection import Selection, read_selected, types_matching
 from clients.cli.events.following import follow
 from clients.cli.events.last_events import last_sequences
 from clients.cli.options import JsonOption, StateOption
@@ -133,7 +132,7 @@ def list_letters(state: StateOption = None, as_json: JsonOption = False) -> None
 
 @deadletters_app.command("show")
 def show_letter(number: NumberArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """Show a dead letter: why processing failed, what to do, and the message itself."""
+    """Show a dead letter: reason of the failure, advice, message."""
     letter = ask_bus(find_stack(state), lambda js: _find(js, number))
     if as_json:
         show_json(_data(letter))

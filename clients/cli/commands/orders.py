@@ -66,7 +66,7 @@ def order_release(stack: StackAddress, what: str, fact_for: Callable[[Release, R
 
 
 async def open_release(js: JetStreamContext, what: str) -> Release:
-    """Return the release in progress that `what` names.
+    """Return the named release in progress.
 
     Raises:
         CommandError: No such release is in progress.

@@ -145,8 +145,10 @@ def publish(
     if wait:  # an identity that may not read releases is refused before the upload
         ask_bus(stack, lambda js: read_releases(js, model))
     source = open_source(adapter, stack, quiet=as_json) if scheme_of(adapter) is not None else None
+    if source is None:
+        model_files(Path(adapter))  # raises CommandError without weights
     configuration: contextlib.AbstractContextManager[Path] = (
-        contextlib.nullcontext(local_folder(adapter)) if source is None else configuration_of(source)
+        contextlib.nullcontext(Path(adapter)) if source is None else configuration_of(source)
     )
     with configuration as folder:
         checked = check_checkpoint(
@@ -225,12 +227,6 @@ def upload(
             )
     except PublishError as error:
         raise CommandError(str(error)) from error
-
-
-def local_folder(location: str) -> Path:
-    """Return a local folder with weights; raise CommandError if it has no weights."""
-    model_files(Path(location))
-    return Path(location)
 
 
 def training_connection(stack: StackAddress) -> TrainingConnection:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,7 +51,7 @@ def approve(
             name, model = release.progress.name, release.progress.model
             raise CommandError(f"{name} does not wait for an approval; see `slipway status {model}`")
         return ApprovalGranted(
-            release_id=str(release.progress.release_id),
+            release_id=_id(release),
             manifest_digest=release.asked,
             reason=reason,
             expires_at=until,
@@ -79,12 +79,9 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Cancel a release that is in progress."""
-    stack, until = find_stack(state), expires_at(expires)
-
-    def cancelled(release: Release, _route: Route | None) -> ReleaseCancelled:
-        return ReleaseCancelled(release_id=str(release.progress.release_id), reason=reason, expires_at=until)
-
-    release = order_release(stack, what, cancelled)[0].progress
+    about: dict[str, Any] = {"reason": reason, "expires_at": expires_at(expires)}
+    order = order_release(find_stack(state), what, lambda each, _: ReleaseCancelled(release_id=_id(each), **about))
+    release = order[0].progress
     line = f"ordered the cancellation of {release.name}; see `slipway status {release.model}`"
     show_result({"release_id": release.release_id}, line, as_json=as_json)
 
@@ -116,11 +113,8 @@ def resume(
 
 def _hold(stack: StackAddress, what: str, reason: str, until: datetime, *, paused: bool, as_json: bool) -> None:
     """Order a pause or its end, also of a release in that state: an earlier order may not be answered yet."""
-
-    def held(release: Release, _route: Route | None) -> ReleaseHeld:
-        return ReleaseHeld(release_id=str(release.progress.release_id), paused=paused, reason=reason, expires_at=until)
-
-    release = order_release(stack, what, held)[0].progress
+    about: dict[str, Any] = {"paused": paused, "reason": reason, "expires_at": until}
+    release = order_release(stack, what, lambda each, _: ReleaseHeld(release_id=_id(each), **about))[0].progress
     line = f"{release.name} goes on; see `slipway status {release.model}`"
     if paused:
         line = f"paused {release.name} before its next step; `slipway resume {release.model}` lets it go on"
@@ -151,7 +145,7 @@ def promote(
                 f"{progress.name} has no canary or shadow; see `slipway status {progress.model}`", name="not_applicable"
             )
         return CanaryAdvanced(
-            release_id=str(progress.release_id),
+            release_id=_id(release),
             weight_ratio=share,
             reason=reason,
             expires_at=until,
@@ -171,12 +165,9 @@ def reject(
     as_json: JsonOption = False,
 ) -> None:
     """End a release that waits for approval. It takes the role approver."""
-    stack, until = find_stack(state), expires_at(expires)
-
-    def denied(release: Release, _route: Route | None) -> ApprovalDenied:
-        return ApprovalDenied(release_id=str(release.progress.release_id), reason=reason, expires_at=until)
-
-    release = order_release(stack, what, denied)[0].progress
+    about: dict[str, Any] = {"reason": reason, "expires_at": expires_at(expires)}
+    order = order_release(find_stack(state), what, lambda each, _: ApprovalDenied(release_id=_id(each), **about))
+    release = order[0].progress
     line = f"rejected {release.name}; `slipway retry {release.model}@v{release.version}` releases it again"
     show_result(_data(release), line, as_json=as_json)
 
@@ -246,6 +237,10 @@ def next_attempt(
     attempts = [each.attempt for each in known if (each.weights.ref.digest, each.training.run_id) == same]
     policy = opened.policy if stored is None else None
     return CheckpointReady(**{**fields, "policy": policy, "attempt": max([opened.attempt, *attempts]) + 1})
+
+
+def _id(release: Release) -> str:
+    return str(release.progress.release_id)
 
 
 def _data(release: ReleaseProgress) -> dict[str, object]:

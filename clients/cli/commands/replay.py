@@ -1,7 +1,6 @@
 """`slipway replay`: recorded traffic through the triggers of another policy."""
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -14,7 +13,7 @@ from clients.cli.commands.policy import load_policy
 from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.events.event_log import EventFilter, read_history
 from clients.cli.options import JsonOption, ModelArgument, StateOption
-from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
+from clients.cli.output import CommandError, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.releases.resolving import advise
 from contracts.envelope import Event
@@ -52,8 +51,7 @@ def replay_command(
     begin = SystemClock().now() - parse_duration(since)
     stack = find_stack(state)
     events = asyncio.run(_read(stack, model, begin))
-    with _busy("replaying"):
-        result = replay(declared.triggers, events, since=begin, false_alarm_every=declared.false_alarm_every)
+    result = replay(declared.triggers, events, since=begin, false_alarm_every=declared.false_alarm_every)
     if not result.windows:
         raise CommandError(
             f"no windows of an active {model} in the last {since}: the monitor records one for every minute with "
@@ -79,18 +77,9 @@ def replay_command(
 async def _read(stack: StackAddress, model: str, begin: datetime) -> list[Event[Any]]:
     """Return the windows since a time, and all routes and policies."""
     async with on_bus(stack) as js:
-        with _busy("reading the log"):
-            course = await read_history(js, model, EventFilter(COURSE))
-            windows = await read_history(js, model, EventFilter(WINDOWS, since=begin))
+        course = await read_history(js, model, EventFilter(COURSE))
+        windows = await read_history(js, model, EventFilter(WINDOWS, since=begin))
     return [logged.event for logged in course + windows]
-
-
-def _busy(what: str) -> contextlib.AbstractContextManager[Any]:
-    if not is_terminal():
-        return contextlib.nullcontext()
-    from rich.console import Console
-
-    return Console(stderr=True).status(what)
 
 
 def report(model: str, result: Replay, triggers: Sequence[Trigger]) -> dict[str, Any]:

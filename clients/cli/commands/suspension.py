@@ -9,7 +9,7 @@ from clients.cli.connection import StackAddress, ask_bus
 from clients.cli.output import CommandError, show_result
 from clients.cli.parsing import check_model
 from contracts.facts import SuspensionDecided
-from contracts.routes import Route, Suspended
+from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.rollback.suspensions import RETURNS
 from decisions.routes.edits import put_back
@@ -52,14 +52,13 @@ def decide_suspension(stack: StackAddress, model: str, decided: DecisionOrder, *
     show_result({"target": str(target), "epoch": epoch, "decision": decided.decision}, line, as_json=as_json)
 
 
-def _held(route: Route, *, at_once: bool) -> tuple[Suspended, ...]:
-    """Return the suspended targets; with `at_once` also a target that returns as a canary."""
-    return put_back(route) if at_once else route.suspended
-
-
 def pick_suspended(route: Route | None, model: str, named: Target | None = None, *, at_once: bool = False) -> Target:
-    """Return the named or the last suspended target; raise CommandError if it is not suspended."""
-    held = [entry.served.target for entry in _held(route, at_once=at_once)] if route is not None else []
+    """Return the named or the last suspended target; raise CommandError if it is not suspended.
+
+    With `at_once`, a target that returns as a canary counts as suspended.
+    """
+    entries = () if route is None else put_back(route) if at_once else route.suspended
+    held = [entry.served.target for entry in entries]
     if not held:
         raise CommandError(f"no version of {model} is suspended; see `slipway routes`")
     if named is not None and named not in held:

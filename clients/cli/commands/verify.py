@@ -1,6 +1,7 @@
 """`slipway verify`: proofs of a version, from an answer's fingerprint to the training data's hash."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -27,7 +28,7 @@ def verify(
     findings = asyncio.run(asyncio.to_thread(_verify, find_stack(state), what, files=files))
     failed = [finding for finding in findings if finding.verdict == "failed"]
     if as_json:
-        show_json({"target": what, "verified": not failed, "findings": [_plain(finding) for finding in findings]})
+        show_json({"target": what, "verified": not failed, "findings": [asdict(finding) for finding in findings]})
     else:
         rows = [(finding.verdict, finding.what, finding.detail) for finding in findings]
         show_table(("verdict", "what", "detail"), rows)
@@ -65,7 +66,3 @@ def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ..
         reason = f"it names the manifest {digest}…, {model}@v{number} has {manifest[:8] or 'no such variant'}…"
         return (Finding("fingerprint", "failed", reason), *findings)
     return (Finding("fingerprint", "proven", f"it names variant {variant} with the manifest {digest}…"), *findings)
-
-
-def _plain(finding: Finding) -> dict[str, str]:
-    return {"what": finding.what, "verdict": finding.verdict, "detail": finding.detail}

@@ -30,7 +30,7 @@ def assess_sandbox(protection: Protection) -> Finding:
 def assess_memory(total: int, available: int, *, weights_bytes: int, engine: str) -> Finding:
     """Return the finding on memory: two loaded models must fit for a first release, three for a second.
 
-    Each takes what server-manager reserves for a model on the CPU.
+    The size of each is the reservation of server-manager for a model on the CPU.
 
     Args:
         total: Bytes that this process may use.
@@ -63,7 +63,7 @@ def assess_disk(free: int, where: str) -> Finding:
 
 
 def assess_shared_memory(free: int, where: Path) -> Finding:
-    """Return the finding on the free bytes of shared memory, which Triton and its models exchange data through."""
+    """Return the finding on the free bytes of shared memory, used between Triton and its models."""
     detail = f"{free // MIB} MiB free in {where}"
     advice = f"give it {SHM_LOW_BYTES // MIB} MiB (containers: --shm-size); Triton dies of SIGBUS when it is full"
     if free < SHM_FAILS_BYTES:

@@ -88,15 +88,10 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def find_engine(root: Path) -> triton.EngineEnvironment | None:
-    """Return the engine environment; None if it is missing or incomplete."""
-    try:
-        return triton.find_engine(root)
-    except (OSError, subprocess.CalledProcessError, json.JSONDecodeError):
-        return None
-
-
 def _programs(root: Path) -> Finding:
-    engine, beside = find_engine(root), Path(sys.executable).parent
-    missing = [name for name in ("nats-server", "weed") if not (beside / name).is_file()]
-    return assess.assess_programs([*missing, *(() if engine else (f"an engine environment in {root}",))])
+    missing = [name for name in ("nats-server", "weed") if not (Path(sys.executable).parent / name).is_file()]
+    try:
+        triton.find_engine(root)
+    except (OSError, subprocess.CalledProcessError, json.JSONDecodeError):
+        missing.append(f"an engine environment in {root}")
+    return assess.assess_programs(missing)

@@ -1,25 +1,43 @@
 """Read the events that `slipway events` prints: selected by type, time and model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from nats.js import JetStreamContext
 
+from clients.cli.errors import CommandError, Exit
 from clients.cli.events.event_log import EventFilter, LoggedEvent, read_history
-from contracts.envelope import Event
+from clients.cli.releases.names import nearest
+from contracts.envelope import Event, short_type
 from contracts.facts import FACTS
 from contracts.services import EVENTS, FROM_OUTSIDE, stream_of
 from contracts.vocabulary import Environment
 from decisions.rollback.orders import CLOCK_SKEW
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_NAMES = {
-    type_.removeprefix("slipway.").rpartition(".")[0]: fact
-    for type_, fact in FACTS.items()
-    if stream_of(fact) == EVENTS
-}
+_NAMES = {short_type(type_): fact for type_, fact in FACTS.items() if stream_of(fact) == EVENTS}
 """Events of services, by their names in a filter."""
+
+
+def types_matching(patterns: Sequence[str]) -> frozenset[str]:
+    """Return the types of events that match patterns such as `rollback.started` or `alert.*`; all without a pattern.
+
+    Raises:
+        CommandError: A pattern matches no type.
+    """
+    return frozenset(type_ for pattern in patterns or ("*",) for type_ in _matching(pattern))
+
+
+def _matching(pattern: str) -> list[str]:
+    matching = [type_ for type_ in FACTS if fnmatchcase(type_, pattern) or fnmatchcase(short_type(type_), pattern)]
+    if not matching:
+        near = nearest(pattern, map(short_type, FACTS))
+        hint = f"{near} See" if near else "write one, such as rollback.started or alert.*; see"
+        raise CommandError(f"no event has the type {pattern!r}; {hint} docs/reference/events.md", Exit.USAGE)
+    return matching
 
 
 @dataclass(frozen=True)

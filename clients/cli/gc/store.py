@@ -38,7 +38,7 @@ class SweepStore(Protocol):
         """Return the bytes of a small object; None if it does not exist or is hidden."""
 
     def hide(self, key: str) -> None:
-        """Put a delete marker over an object: readers and writers take it for one that does not exist."""
+        """Put a delete marker over an object, so that readers and writers do not find it."""
 
     def remove_version(self, key: str, version_id: str) -> None:
         """Remove a version or a delete marker; raise Permanent `uri_not_allowed` if it is under lock."""
@@ -64,7 +64,7 @@ class StoredObjects(LockingStore):
         return objects
 
     def hide(self, key: str) -> None:
-        """Put a delete marker over an object: readers and writers take it for one that does not exist."""
+        """Put a delete marker over an object, so that readers and writers do not find it."""
         with self._translated(key):
             self._client.remove_object(bucket_name=self.bucket, object_name=key)
 

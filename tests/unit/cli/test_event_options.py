@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from clients.cli.events.event_selection import Selection
-from clients.cli.events.event_types import short_name, types_matching
+from clients.cli.events.event_selection import Selection, types_matching
 from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import parse_moment
+from contracts.envelope import short_type
 from contracts.facts import FACTS, AlertRaised
 from testbed import factories
 
@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 def test_types_are_named_short_whole_or_by_a_pattern():
     assert types_matching(["rollback.started"]) == {"slipway.rollback.started.v1"}
     assert types_matching(["slipway.rollback.started.v1"]) == {"slipway.rollback.started.v1"}
-    assert {short_name(each) for each in types_matching(["alert.*"])} == {
+    assert {short_type(each) for each in types_matching(["alert.*"])} == {
         "alert.raised",
         "alert.updated",
         "alert.resolved",

@@ -41,9 +41,8 @@ def gc(
 ) -> None:
     """Show or remove objects of the store that no version, release, record or hold refers to.
 
-    With --yes they are hidden under delete markers first. A later run erases those that were hidden for the grace
-    period, and shows again what something has referred to since. It takes an administrator's credential, and is in the
-    audit log.
+    With --yes they are hidden under delete markers. A later run erases objects that were hidden for the grace period,
+    and shows objects with new references again. It takes an administrator's credential, and is in the audit log.
     """
     stack, kept_for = find_stack(state), parse_duration(grace)
     if kept_for < SHORTEST:

@@ -16,10 +16,10 @@ from clients.cli.commands.installation.api_keys import (
     show_issued,
     team_usage,
 )
-from clients.cli.key_folder import keys_of_folder
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_list, show_table
 from clients.cli.parsing import check_model
+from clients.cli.settings import CliSettings
 from contracts.identities import ROLES, Identity, Role
 from contracts.provenance.attestations import AttesterKey
 from contracts.teams import TeamQuota
@@ -48,6 +48,12 @@ AttestationOption = Annotated[
 ]
 TeamArgument = Annotated[str, typer.Argument(metavar="TEAM", help="Name of the team.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or program.")]
+
+
+def keys_of_folder(folder: Path | None, state: Path | None) -> KeyFolder:
+    """Return the named folder of keys, by default the state folder's."""
+    default = keys_folder(state if state is not None else CliSettings().state)
+    return KeyFolder((folder or default).absolute())
 
 
 @keys_app.command("init")
@@ -107,7 +113,13 @@ def list_command(folder: FolderOption = None, state: StateOption = None, as_json
         show_json({"identities": plain, "api_keys": api_keys, "tokens_of_teams": team_usage(issued)})
     else:
         rows = [
-            [entry.name, _roles(entry), entry.team or "", _models(entry), len(entry.public_keys)]
+            [
+                entry.name,
+                ", ".join(entry.roles) or "part of Slipway",
+                entry.team or "",
+                _models(entry),
+                len(entry.public_keys),
+            ]
             for entry in identities
         ]
         show_table(["name", "roles", "team", "models", "keys"], rows)
@@ -390,7 +402,3 @@ def _models(identity: Identity) -> str:
     if identity.team is not None and not identity.models:
         return "all of the team"
     return ", ".join(identity.models) or ("all" if {"publisher", "administrator"} & {*identity.roles} else "")
-
-
-def _roles(identity: Identity) -> str:
-    return ", ".join(identity.roles) or "part of Slipway"

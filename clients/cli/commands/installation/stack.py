@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from clients.cli.errors import warn
-from clients.cli.options import JsonOption
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from contracts.runtimes import DEFAULT_RUNTIME
@@ -53,9 +53,6 @@ DOWN_TIMEOUT_S = 90.0
 EXTRA_S = 60.0
 """Seconds added to the limit of a detached start, within which its supervisor reports the part that is not ready."""
 
-StateOption = Annotated[
-    Path | None, typer.Option("--state", help="State folder of the stack (default: $SLIPWAY_STATE or .state).")
-]
 
 CONFIGURED_BY = {
     "mirror": ("MIRROR_MLFLOW_URL", "MIRROR_HF_REPOSITORIES", "MIRROR_WANDB_PROJECT"),
