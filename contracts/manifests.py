@@ -11,16 +11,15 @@ from .evaluations.results import EvaluationResult
 from .facts import (
     BaseModelRef,
     EngineVersion,
-    EvalResult,
     MergeMethod,
     Parity,
     Quality,
     RegisteredVariant,
     RehearsalCompleted,
-    Training,
     Weights,
 )
-from .facts.staging import GateResult, RatioInterval, ServedQuality, SideSummary
+from .facts.admission import Lineage
+from .facts.staging import BenchmarkFigures
 from .policy import LoadProfile
 from .provenance.steps import RequiredAttestations
 from .vocabulary import (
@@ -83,29 +82,37 @@ class BaseManifest(Contract):
     source: str
 
 
-class MergedManifest(Contract):
-    """A merged model: inputs, merge method, passed checks, files.
+class _StoredModel(Contract):
+    """A model as files in the store, and how it was made.
 
     Attributes:
         serving: The serving settings of the version; None if none are set.
-        settings_of: The manifest of the same files with the checkpoint's own settings; None if this is it.
     """
 
-    kind: Literal["merged"] = "merged"
     model: ModelName
     output_key: Digest
-    base: BaseModelRef
-    weights: Weights
     files: tuple[FileEntry, ...]
-    method: MergeMethod
-    parity: Parity | None
-    tokenizer_digest: Digest
-    rendered_prompt_digest: Digest | None
     weights_bytes: int
     duration_s: float
     peak_rss_bytes: int
     created_at: Instant
     serving: ServingSettings | None = None
+
+
+class MergedManifest(_StoredModel):
+    """A merged model: inputs, merge method, passed checks, files.
+
+    Attributes:
+        settings_of: The manifest of the same files with the checkpoint's own settings; None if this is it.
+    """
+
+    kind: Literal["merged"] = "merged"
+    base: BaseModelRef
+    weights: Weights
+    method: MergeMethod
+    parity: Parity | None
+    tokenizer_digest: Digest
+    rendered_prompt_digest: Digest | None
     settings_of: ArtifactRef | None = None
 
 
@@ -134,21 +141,17 @@ class HeldOutText(Contract):
     windows: tuple[HeldOutWindow, ...]
 
 
-class VariantManifest(Contract):
+class VariantManifest(_StoredModel):
     """A quantised variant: its source, engine, settings, measured quality, and its files.
 
     Attributes:
         held_out_text: The blob with what the quality was measured on (`HeldOutText`), so that a server of the files can
             measure again on the same tokens. Erasing it changes no manifest.
-        serving: The merged manifest's serving settings.
     """
 
     kind: Literal["variant"] = "variant"
-    model: ModelName
     variant: Variant
-    output_key: Digest
     merged: ArtifactRef
-    files: tuple[FileEntry, ...]
     engine: EngineVersion
     settings: dict[str, Any]
     calibration_digest: Digest | None
@@ -156,16 +159,11 @@ class VariantManifest(Contract):
     held_out_text: FileEntry | None = None
     size_ratio: float
     quality: Quality
-    weights_bytes: int
-    duration_s: float
-    peak_rss_bytes: int
-    created_at: Instant
     evaluation_digest: Digest | None = None
     evaluation_quality: Quality | None = None
-    serving: ServingSettings | None = None
 
 
-class VersionManifest(Contract):
+class VersionManifest(Lineage):
     """An immutable model version with its lineage: `versions/<model>/<version>/manifest.json`.
 
     Attributes:
@@ -174,18 +172,12 @@ class VersionManifest(Contract):
     """
 
     kind: Literal["version"] = "version"
-    model: ModelName
     version: int
     release_id: str
     release_key: Digest
-    base: BaseModelRef
-    weights: Weights
-    training: Training
-    evals: tuple[EvalResult, ...]
     merged: ArtifactRef
     variants: tuple[RegisteredVariant, ...]
     quantised_base: str | None = None
-    serving: ServingSettings | None = None
     policy_digest: Digest
     policy: dict[str, Any]
     registered_at: Instant
@@ -238,31 +230,22 @@ LockMode = Literal["governance", "compliance"]
 """`governance`: a right of its own can lift it, which no identity of Slipway has. `compliance`: nothing can."""
 
 
-class BenchmarkReport(Contract):
+class _Report(Contract):
+    output_key: Digest
+    started_at: Instant
+    duration_s: float
+
+
+class BenchmarkReport(BenchmarkFigures, _Report):
     """A benchmark in full: load, both sides, ratios, quality, verdicts, prices, and every request."""
 
     kind: Literal["benchmark"] = "benchmark"
-    output_key: Digest
-    target: Target
-    baseline: Target
-    attempt: int
     hardware: dict[str, Any]
     load: LoadProfile
-    candidate_summary: SideSummary
-    baseline_summary: SideSummary
-    ratios: tuple[RatioInterval, ...]
-    quality: Quality | None
-    served_quality: ServedQuality | None = None
-    gates: tuple[GateResult, ...]
-    verdict: Verdict
-    started_at: Instant
-    duration_s: float
-    machine_price_per_hour: float | None = None
-    million_tokens_price: float | None = None
     requests: tuple[dict[str, Any], ...]
 
 
-class EvaluationReport(Contract):
+class EvaluationReport(_Report):
     """The evaluations of a candidate in full: every limit, every score, and every row.
 
     Attributes:
@@ -271,7 +254,6 @@ class EvaluationReport(Contract):
     """
 
     kind: Literal["evaluation"] = "evaluation"
-    output_key: Digest
     target: Target
     baseline: Target
     attempt: int
@@ -280,5 +262,3 @@ class EvaluationReport(Contract):
     results: tuple[EvaluationResult, ...]
     verdict: Verdict
     reason: str
-    started_at: Instant
-    duration_s: float

@@ -74,7 +74,7 @@ def stored_merged(store: Store, model: Path) -> ArtifactRef:
         base=factories.base(),
         weights=factories.weights(),
         files=folder.files,
-        method=MergeMethod(kind="lora", dtype="bfloat16", library_versions={}),
+        method=MergeMethod(dtype="bfloat16", library_versions={}),
         parity=None,
         tokenizer_digest=digest_of(b"t"),
         rendered_prompt_digest=None,

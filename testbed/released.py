@@ -205,7 +205,7 @@ def _merged(
             base=base,
             weights=weights,
             files=files or (_blob(store, "model.safetensors", f"merged {model}"),),
-            method=MergeMethod(kind="lora", dtype="bfloat16", library_versions={}),
+            method=MergeMethod(dtype="bfloat16", library_versions={}),
             parity=None,
             tokenizer_digest=digest_of(b"t"),
             rendered_prompt_digest=None,

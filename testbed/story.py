@@ -374,7 +374,11 @@ def drilled(story: Story, model: str) -> Iterator[Event]:
     )
     ordered = story.event(order, model, f"drill-{model}", by="oscar")
     yield ordered
-    accepted = factories.fact(f.OrderAccepted, order_id=ordered.id, order_type=order.TYPE, release_id=None)
+    accepted = factories.fact(
+        f.OrderAccepted,
+        order_id=ordered.id,
+        order_type=order.TYPE,
+    )
     yield story.event(accepted, model, ordered.correlationid)
     story.wait(8.5)
     yield from story.alert(model, trigger="drilled", drill=ordered.id)

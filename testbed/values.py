@@ -235,7 +235,7 @@ def comparison() -> f.Comparison:
         ttft_p95_ms=232.75,
         tps_system=61.75,
     )
-    return f.Comparison(objective="quality", criteria=("perplexity_ratio",), winner="int8", variants=(compared,))
+    return f.Comparison(winner="int8", variants=(compared,))
 
 
 def progress(**changes) -> ReleaseProgress:

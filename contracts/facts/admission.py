@@ -48,26 +48,40 @@ class EvalResult(Contract):
     higher_is_better: bool = True
 
 
-class CheckpointReady(Fact):
-    """A training system published a complete checkpoint for release."""
-
-    TYPE: ClassVar[str] = "slipway.checkpoint.ready.v1"
+class Lineage(Contract):
+    """A checkpoint with its base model, training and serving settings."""
 
     model: ModelName
     base: BaseModelRef
     weights: Weights
     training: Training
     evals: Annotated[tuple[EvalResult, ...], AtMost(items=256)] = ()
+    serving: ServingSettings | None = None
+    """How the version is served; in `checkpoint.ready`, `serving.json` of the checkpoint sets what is left out."""
+
+
+class _Checkpoint(Lineage, Fact):
+    """A checkpoint with the sets of texts that it is measured on.
+
+    Attributes:
+        attempt: Distinguishes releases of the same checkpoint.
+    """
+
     calibration: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
+    attempt: Annotated[int, Field(ge=1)] = 1
+
+
+class CheckpointReady(_Checkpoint):
+    """A training system published a complete checkpoint for release."""
+
+    TYPE: ClassVar[str] = "slipway.checkpoint.ready.v1"
+
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = ("int8",)
     policy: ReleasePolicy | None = None
-    attempt: Annotated[int, Field(ge=1)] = 1
-    serving: ServingSettings | None = None
-    """How the version is served; what is not set is read from the checkpoint's `serving.json`."""
 
 
-class ReleaseOpened(Fact):
+class ReleaseOpened(_Checkpoint):
     """The registry admitted a checkpoint, reserved a version number and froze the policy.
 
     `publishers` are the identities that announced the checkpoint: its sender; an administrator if it was requeued.
@@ -77,21 +91,12 @@ class ReleaseOpened(Fact):
     TYPE: ClassVar[str] = "slipway.release.opened.v1"
 
     release_id: str
-    model: ModelName
     version: Annotated[int, Field(ge=1)]
-    attempt: int
     release_key: Digest
-    base: BaseModelRef
-    weights: Weights
-    training: Training
-    evals: tuple[EvalResult, ...] = ()
-    calibration: ArtifactRef | None = None
-    evaluation: ArtifactRef | None = None
     variants: tuple[Variant, ...]
     policy: ReleasePolicy
     source_event_id: str
     publishers: tuple[str, ...] = ()
-    serving: ServingSettings | None = None
     returns: Annotated[Deployable | None, Field(exclude_if=lambda returns: returns is None)] = None
 
 
@@ -108,7 +113,6 @@ class CheckpointRejected(Fact):
 class MergeMethod(Contract):
     """The method of a merge."""
 
-    kind: Literal["lora", "full"]
     dtype: Literal["bfloat16", "float16", "float32"]
     library_versions: dict[str, str]
     quantised_base: Annotated[str, AtMost(characters=200)] | None = None
@@ -124,8 +128,6 @@ class Parity(Contract):
     top1_agreement_ratio: Ratio
     effect_kl: float | None = None
     """Mean KL of the base alone from base + LoRA: the size of the LoRA's own effect, for comparison."""
-    rendered_token_ids_digest: Digest | None = None
-    """Digest of the token ids of the rendered probe conversation, as read back from the store."""
 
 
 class CheckpointMerged(Fact):
@@ -136,9 +138,6 @@ class CheckpointMerged(Fact):
     manifest: ArtifactRef
     method: MergeMethod
     parity: Parity | None = None
-    tokenizer_digest: Digest
-    rendered_prompt_digest: Digest | None = None
     duration_s: float
-    peak_rss_bytes: int
     serving: ServingSettings | None = None
     """The serving settings of the version, proved with its chat template; None if none are set."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..codes import Code
-from ..policy import Objective
 from ..vocabulary import Contract, Variant, Verdict
 
 
@@ -40,12 +39,7 @@ class ComparedVariant(Contract):
 
 
 class Comparison(Contract):
-    """The variants of a release side by side; `criteria` is the order in which they were compared.
+    """The variants of a release side by side; `winner` is None if none passed, or while some have no verdict."""
 
-    `winner` is None if none passed, or while some have no verdict.
-    """
-
-    objective: Objective
-    criteria: tuple[str, ...]
     winner: Variant | None = None
     variants: tuple[ComparedVariant, ...]

@@ -21,7 +21,20 @@ from .fact import Fact
 Epoch = Annotated[int, Field(ge=0)]
 
 
-class ApprovalGranted(Fact):
+class _Order(Fact):
+    """An order of an operator; from `expires_at` on, or 15 minutes after it was given, it changes nothing."""
+
+    reason: str
+    expires_at: Instant | None = None
+
+
+class _RouteOrder(_Order):
+    """An order that is void once the route has another epoch than `epoch`, its epoch when the order was given."""
+
+    epoch: Epoch | None = None
+
+
+class ApprovalGranted(_RouteOrder):
     """An operator approved a release; the digest identifies exactly what was approved.
 
     `epoch` is the route's epoch at that moment: an approval that was given for another route is void.
@@ -32,21 +45,17 @@ class ApprovalGranted(Fact):
     release_id: str
     manifest_digest: Digest
     reason: str = ""
-    expires_at: Instant | None = None
-    epoch: Epoch | None = None
 
 
-class ReleaseCancelled(Fact):
+class ReleaseCancelled(_Order):
     """An operator cancelled a release; it has no epoch, because a cancellation does not depend on the route."""
 
     TYPE: ClassVar[str] = "slipway.release.cancelled.v1"
 
     release_id: str
-    reason: str
-    expires_at: Instant | None = None
 
 
-class ReleaseHeld(Fact):
+class ReleaseHeld(_Order):
     """An operator held a release before its next step, or let it continue; a running step, also a canary, continues.
 
     Attributes:
@@ -58,10 +67,9 @@ class ReleaseHeld(Fact):
     release_id: str
     paused: bool
     reason: str = ""
-    expires_at: Instant | None = None
 
 
-class CanaryAdvanced(Fact):
+class CanaryAdvanced(_RouteOrder):
     """An approver let a candidate go on without a verdict: where the policy does so, too, or after its deadline.
 
     Attributes:
@@ -74,30 +82,23 @@ class CanaryAdvanced(Fact):
     release_id: str
     weight_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
     reason: str = ""
-    expires_at: Instant | None = None
-    epoch: Epoch | None = None
 
 
-class ApprovalDenied(Fact):
+class ApprovalDenied(_Order):
     """An approver ended a release that waits for approval."""
 
     TYPE: ClassVar[str] = "slipway.approval.denied.v1"
 
     release_id: str
-    reason: str
-    expires_at: Instant | None = None
 
 
-class RollbackOrdered(Fact):
+class RollbackOrdered(_RouteOrder):
     """An operator ordered a rollback; with `epoch` it is void once the route has changed."""
 
     TYPE: ClassVar[str] = "slipway.rollback.ordered.v1"
 
-    reason: str
     failed: Target | None = None
     to_version: int | None = None
-    expires_at: Instant | None = None
-    epoch: Epoch | None = None
 
 
 class DrillFault(Contract):
@@ -133,7 +134,7 @@ class DrillFault(Contract):
         return self == DrillFault()
 
 
-class DrillOrdered(Fact):
+class DrillOrdered(_RouteOrder):
     """An operator ordered a drill: a fault, labelled in answers, telemetry and alerts, that ends at its expiry.
 
     The order is void from `expires_at` on, which is also when the drill ends. `share_ratio` 0 ends the drill.
@@ -141,28 +142,22 @@ class DrillOrdered(Fact):
 
     TYPE: ClassVar[str] = "slipway.drill.ordered.v1"
 
-    reason: str
     target: Target
     fault: DrillFault
     share_ratio: Ratio
     expires_at: Instant
     environment: Environment = "staging"
-    epoch: Epoch | None = None
 
 
-class QuarantineLifted(Fact):
+class QuarantineLifted(_RouteOrder):
     """An operator lifted the quarantine of a target."""
 
     TYPE: ClassVar[str] = "slipway.quarantine.lifted.v1"
 
-    reason: str
     target: Target
-    kind: Literal["target"] = "target"
-    expires_at: Instant | None = None
-    epoch: Epoch | None = None
 
 
-class SuspensionDecided(Fact):
+class SuspensionDecided(_RouteOrder):
     """An operator decided about a suspended target.
 
     Attributes:
@@ -172,15 +167,12 @@ class SuspensionDecided(Fact):
 
     TYPE: ClassVar[str] = "slipway.suspension.decided.v1"
 
-    reason: str
     target: Target
     decision: Literal["confirm", "return"]
     at_once: bool = False
-    expires_at: Instant | None = None
-    epoch: Epoch | None = None
 
 
-class ErasureOrdered(Fact):
+class ErasureOrdered(_Order):
     """An administrator ordered the erasure of a version's text; its digests, figures and attestations stay.
 
     Attributes:
@@ -191,13 +183,11 @@ class ErasureOrdered(Fact):
 
     TYPE: ClassVar[str] = "slipway.erasure.ordered.v1"
 
-    reason: str
     version: Annotated[int, Field(ge=1)]
     kind: Literal["held-out", "evaluation"] = "held-out"
-    expires_at: Instant | None = None
 
 
-class EndpointOrdered(Fact):
+class EndpointOrdered(_Order):
     """An administrator ordered that an endpoint of the serving fleet is drained, or used again.
 
     It is about no model: it is published under `all-models`. A drained endpoint takes nothing new, and what it serves
@@ -210,10 +200,8 @@ class EndpointOrdered(Fact):
 
     TYPE: ClassVar[str] = "slipway.endpoint.ordered.v1"
 
-    reason: str
     endpoint: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
     drained: bool
-    expires_at: Instant | None = None
 
 
 RecordKind = Literal["policy", "api-key", "mirror", "attachment"]
@@ -262,7 +250,6 @@ class OrderAccepted(Fact):
 
     order_id: str
     order_type: str
-    release_id: str | None = None
     details: dict[str, Any] = {}
 
 
@@ -287,13 +274,10 @@ class AuditRecorded(Fact):
 
 
 class OrderRefused(Fact):
-    """The order of an operator (`actor`) was refused; `reason` says why and what to do."""
+    """An order was refused; `reason` says why and what to do."""
 
     TYPE: ClassVar[str] = "slipway.order.refused.v1"
 
     order_id: str
-    order_type: str
-    actor: str = ""
-    release_id: str | None = None
     code: Code
     reason: str

@@ -58,7 +58,7 @@ class ApprovalRequested(Fact):
 class TrafficRequested(Fact):
     """Order to give a target this share of production traffic, valid only while the route is at `epoch`.
 
-    `reason` explains an unusual share, such as that of a first release without a canary. `pair_ratio` is the share of
+    `pair_ratio` is the share of
     the requests that a canary and the active version are both asked, `copies` on how many endpoints the target is
     to be loaded. With weight 0 the target takes no traffic: it is asked what `shadow_ratio` of the active target's
     callers asked. `only_for` restricts the callers whose requests are drawn.
@@ -71,7 +71,6 @@ class TrafficRequested(Fact):
     weight_ratio: Ratio
     epoch: Annotated[int, Field(ge=0)]
     fallback: Deployable | None = None
-    reason: str = ""
     pair_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     copies: Annotated[int, Field(ge=1, le=MAX_COPIES)] = 1
     shadow_ratio: Annotated[Ratio, Field(exclude_if=lambda ratio: ratio == 0.0)] = 0.0
@@ -121,7 +120,17 @@ class TriggerCounts(Contract):
     mirrored: PairCounts | None = None
 
 
-class CanaryAssessed(Fact):
+class _Assessed(Fact):
+    """The results of a candidate so far, and how many more requests a verdict needs."""
+
+    target: Target
+    requests: int
+    requests_needed: int = 0
+    verdict: Verdict
+    reason: str = ""
+
+
+class CanaryAssessed(_Assessed):
     """The canary's results so far, and how many more requests a verdict needs.
 
     Attributes:
@@ -135,14 +144,9 @@ class CanaryAssessed(Fact):
 
     TYPE: ClassVar[str] = "slipway.canary.assessed.v1"
 
-    target: Target
     weight_ratio: Ratio
-    requests: int
     e_values: dict[str, float] = {}
     counts: dict[str, TriggerCounts] = {}
-    requests_needed: int = 0
-    verdict: Verdict
-    reason: str = ""
     take_away: bool = False
 
 
@@ -158,7 +162,7 @@ class ShadowCounts(Contract):
     e_value: float
 
 
-class ShadowAssessed(Fact):
+class ShadowAssessed(_Assessed):
     """The results of requests sent to both the active target and the candidate, before the candidate takes traffic.
 
     Attributes:
@@ -172,14 +176,9 @@ class ShadowAssessed(Fact):
 
     TYPE: ClassVar[str] = "slipway.shadow.assessed.v1"
 
-    target: Target
     share_ratio: Ratio
-    requests: int
     counts: dict[str, ShadowCounts] = {}
-    requests_needed: int = 0
     seconds_needed: float = 0.0
-    verdict: Verdict
-    reason: str = ""
 
 
 class TimelineStep(Contract):

@@ -50,7 +50,6 @@ class StageReleased(Fact):
 
     release_id: str
     candidate: Target
-    reason: str = ""
     purpose: StagingPurpose | None = None
 
 
@@ -59,13 +58,10 @@ class VariantStaged(Fact):
 
     TYPE: ClassVar[str] = "slipway.variant.staged.v1"
 
-    lease_id: str
     candidate: ServedTarget
     baseline: ServedTarget
     request: StageRequested
     load_s: float
-    memory_bytes: int
-    first_token: str
 
 
 class Statistics(Contract):
@@ -152,7 +148,7 @@ class ServedQuality(Contract):
     reason: str
 
 
-class VariantBenchmarked(Fact):
+class BenchmarkFigures(Contract):
     """Latency, throughput and quality of a candidate against its baseline, and the verdict per gate.
 
     Attributes:
@@ -160,13 +156,9 @@ class VariantBenchmarked(Fact):
         million_tokens_price: Price of a million of the candidate's output tokens at the load of the benchmark.
     """
 
-    TYPE: ClassVar[str] = "slipway.variant.benchmarked.v1"
-
     target: Target
     baseline: Target
-    report: ArtifactRef
     attempt: int
-    hardware: str
     candidate_summary: SideSummary
     baseline_summary: SideSummary
     ratios: tuple[RatioInterval, ...] = ()
@@ -176,6 +168,15 @@ class VariantBenchmarked(Fact):
     verdict: Verdict
     machine_price_per_hour: float | None = None
     million_tokens_price: float | None = None
+
+
+class VariantBenchmarked(BenchmarkFigures, Fact):
+    """The figures of a benchmark; `report` also has every request."""
+
+    TYPE: ClassVar[str] = "slipway.variant.benchmarked.v1"
+
+    report: ArtifactRef
+    hardware: str
 
 
 class VariantEvaluated(Fact):
@@ -192,7 +193,6 @@ class VariantEvaluated(Fact):
     target: Target
     baseline: Target
     report: ArtifactRef
-    attempt: int
     results: tuple[EvaluationSummary, ...]
     verdict: Verdict
     reason: str

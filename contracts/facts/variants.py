@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from ..codes import Code
 from ..policy import QualityGate
 from ..precisions import PRECISIONS
-from ..vocabulary import ArtifactRef, Contract, Digest, Ratio, StagingPurpose, Variant
+from ..vocabulary import ArtifactRef, Contract, Ratio, StagingPurpose, Variant
 from .fact import Fact
 
 
@@ -58,7 +58,6 @@ class VariantRequested(Fact):
     TYPE: ClassVar[str] = "slipway.variant.requested.v1"
 
     release_id: str
-    version: int
     variant: Variant
     merged: ArtifactRef
     calibration: ArtifactRef | None = None
@@ -79,21 +78,24 @@ class VariantRequested(Fact):
         return {**data, "settings": {**CALIBRATION_DEFAULTS[data["variant"]].model_dump(), **given}}
 
 
-class VariantQuantised(Fact):
-    """A variant was stored, with its quality measured after reloading."""
-
-    TYPE: ClassVar[str] = "slipway.variant.quantised.v1"
+class RegisteredVariant(Contract):
+    """A variant as part of an immutable version."""
 
     variant: Variant
     manifest: ArtifactRef
     weights_bytes: int
-    engine: EngineVersion
-    settings: dict[str, Any] = {}
-    calibration_digest: Digest | None = None
     size_ratio: float
     quality: Quality
+
+
+class VariantQuantised(RegisteredVariant, Fact):
+    """A variant was stored, with its quality measured after reloading."""
+
+    TYPE: ClassVar[str] = "slipway.variant.quantised.v1"
+
+    engine: EngineVersion
+    settings: dict[str, Any] = {}
     duration_s: float
-    peak_rss_bytes: int
     evaluation_quality: Quality | None = None
     """Quality on the checkpoint's evaluation set; None without one, or if nothing of it can be measured."""
 
@@ -133,13 +135,3 @@ class WorkProgressed(Fact):
     def ratio(self) -> float:
         """Return the share of the work that is done."""
         return min(1.0, self.done / self.total) if self.total > 0 else 0.0
-
-
-class RegisteredVariant(Contract):
-    """A variant as part of an immutable version."""
-
-    variant: Variant
-    manifest: ArtifactRef
-    weights_bytes: int
-    size_ratio: float
-    quality: Quality

@@ -210,12 +210,11 @@ class Merger:
             weights=opened.weights,
             files=result.files,
             method=MergeMethod(
-                kind=opened.weights.kind,
                 dtype=self.dtype,
                 library_versions=self.engine.library_versions(),
                 quantised_base=result.quantised_base,
             ),
-            parity=result.parity.model_copy(update={"rendered_token_ids_digest": result.rendering.token_ids_digest}),
+            parity=result.parity,
             tokenizer_digest=domain.tokenizer_digest(result.files),
             rendered_prompt_digest=result.rendering.prompt_digest,
             weights_bytes=domain.weights_bytes(result.files),
@@ -271,10 +270,7 @@ def build(
             manifest=ref,
             method=manifest.method,
             parity=manifest.parity,
-            tokenizer_digest=manifest.tokenizer_digest,
-            rendered_prompt_digest=manifest.rendered_prompt_digest,
             duration_s=manifest.duration_s,
-            peak_rss_bytes=manifest.peak_rss_bytes,
             serving=manifest.serving,
         )
 

@@ -290,11 +290,9 @@ def build(
             weights_bytes=manifest.weights_bytes,
             engine=manifest.engine,
             settings=manifest.settings,
-            calibration_digest=manifest.calibration_digest,
             size_ratio=manifest.size_ratio,
             quality=manifest.quality,
             duration_s=manifest.duration_s,
-            peak_rss_bytes=manifest.peak_rss_bytes,
             evaluation_quality=manifest.evaluation_quality,
         )
 

@@ -232,9 +232,7 @@ class Registry:
         if applied is None or event.id not in applied.applied:  # the release ended meanwhile
             _refuse(orders.assess_order(applied, event.data, event.sender))
         details = orders.describe_order(applied, event.id) if applied is not None else {}
-        return OrderAccepted(
-            order_id=event.id, order_type=event.type, release_id=event.data.release_id, details=details
-        )
+        return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
     async def _attest_approval(self, release: Release, event: Event[ApprovalGranted]) -> None:
         record = versions.plan_approval_record(release, event)

@@ -191,13 +191,10 @@ class Answers:
         event = answer.lease.event
         request = event.data
         staged = VariantStaged(
-            lease_id=answer.lease.lease_id,
             candidate=await self._served(request.candidate),
             baseline=await self._served(request.baseline),
             request=request,
             load_s=answer.load_s,
-            memory_bytes=self._limits.memory_bytes(request.candidate),
-            first_token=self._held()[str(request.candidate.target)].token,
         )
         lease_id = answer.lease.lease_id
         await self._write(lambda record: staging.mark_staged(record, lease_id), self._entry(staged, event))

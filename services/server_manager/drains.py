@@ -72,10 +72,9 @@ class Drains:
             await self._answer(order.event, refusal)
 
     async def _answer(self, event: Event[EndpointOrdered], refusal: Refusal | None) -> None:
-        about = {"order_id": event.id, "order_type": event.type}
-        fact: OrderAccepted | OrderRefused = OrderAccepted(**about)
+        fact: OrderAccepted | OrderRefused = OrderAccepted(order_id=event.id, order_type=event.type)
         if refusal is not None:
-            fact = OrderRefused(**about, actor=event.sender, code=refusal.code, reason=refusal.reason)
+            fact = OrderRefused(order_id=event.id, code=refusal.code, reason=refusal.reason)
         entry = outbox_entry(
             fact,
             model=event.subject,

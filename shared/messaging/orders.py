@@ -59,9 +59,6 @@ def order_refused(event: Event[Any], error: SlipwayError) -> OrderRefused:
     """Return the fact for a refused order."""
     return OrderRefused(
         order_id=event.id,
-        order_type=event.type,
-        actor=event.sender,
-        release_id=getattr(event.data, "release_id", None),
         code=error.code,
         reason=error.sentence(),
     )

@@ -22,7 +22,7 @@ def requested(event_id: str, model: str = "support-bot") -> Event[VariantRequest
         subject=model,
         time=datetime(2026, 1, 1, tzinfo=UTC),
         correlationid="r-1",
-        data=VariantRequested(release_id="r-1", version=1, variant="int8", merged=REF),
+        data=VariantRequested(release_id="r-1", variant="int8", merged=REF),
     )
 
 

@@ -123,13 +123,11 @@ def opened(version: int = 1, release_id: str = RELEASE, **changes) -> f.ReleaseO
 
 
 def merged(**changes) -> f.CheckpointMerged:
-    method = f.MergeMethod(kind="lora", dtype="bfloat16", library_versions={"peft": "0.21"})
+    method = f.MergeMethod(dtype="bfloat16", library_versions={"peft": "0.21"})
     return f.CheckpointMerged(
         manifest=ref("manifests/merged/m.json"),
         method=method,
-        tokenizer_digest=digest_of(b"t"),
         duration_s=1.0,
-        peak_rss_bytes=1,
         **changes,
     )
 
@@ -149,7 +147,6 @@ def quantised(variant: str, *, weights_bytes: int = 100, **measured) -> f.Varian
         size_ratio=0.5,
         quality=quality(**measured),
         duration_s=1.0,
-        peak_rss_bytes=1,
     )
 
 
@@ -186,13 +183,10 @@ def staged(variant: str, version: int = 1) -> f.VariantStaged:
         load=policy().load,
     )
     return f.VariantStaged(
-        lease_id="l",
         candidate=served(target(variant, version)),
         baseline=served(BASELINE.target),
         request=request,
         load_s=1.0,
-        memory_bytes=1,
-        first_token="Hello",
     )
 
 
@@ -241,7 +235,6 @@ def evaluated(
         target=target(variant, version),
         baseline=BASELINE.target,
         report=ref("reports/evaluation.json"),
-        attempt=1,
         results=tuple(EvaluationSummary(name=name, **about) for name in names),
         verdict=verdict,
         reason="walked",

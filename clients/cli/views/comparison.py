@@ -61,7 +61,7 @@ def of_registered(variants: Iterable[RegisteredVariant]) -> Comparison:
         )
         for each in variants
     )
-    return Comparison(objective="quality", criteria=(), variants=rows)
+    return Comparison(variants=rows)
 
 
 def _plain(value: float | None, digits: int, before: str = "") -> str:

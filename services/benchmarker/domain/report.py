@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from contracts.facts import GateResult, ServedQuality, Statistics, VariantBenchmarked, VariantStaged
-from contracts.facts.staging import NaturalAnswers, RatioInterval, SideSummary
+from contracts.facts.staging import BenchmarkFigures, NaturalAnswers, RatioInterval, SideSummary
 from contracts.manifests import BenchmarkReport
 from contracts.policy import MetricGate
 from contracts.vocabulary import ArtifactRef, Verdict
@@ -200,22 +200,8 @@ def make_report(
 
 def to_event(report: BenchmarkReport, ref: ArtifactRef) -> VariantBenchmarked:
     """Return the event of a committed report; the same report always gives the same event."""
-    return VariantBenchmarked(
-        target=report.target,
-        baseline=report.baseline,
-        report=ref,
-        attempt=report.attempt,
-        hardware=str(report.hardware.get("fingerprint", "")),
-        candidate_summary=report.candidate_summary,
-        baseline_summary=report.baseline_summary,
-        ratios=report.ratios,
-        quality=report.quality,
-        served_quality=report.served_quality,
-        gates=report.gates,
-        verdict=report.verdict,
-        machine_price_per_hour=report.machine_price_per_hour,
-        million_tokens_price=report.million_tokens_price,
-    )
+    figures = {name: getattr(report, name) for name in BenchmarkFigures.model_fields}
+    return VariantBenchmarked(**figures, report=ref, hardware=str(report.hardware.get("fingerprint", "")))
 
 
 def _row(record: RequestRecord) -> dict[str, Any]:

@@ -133,7 +133,6 @@ def to_event(report: EvaluationReport, ref: ArtifactRef) -> VariantEvaluated:
         target=report.target,
         baseline=report.baseline,
         report=ref,
-        attempt=report.attempt,
         results=tuple(summarise(result) for result in report.results),
         verdict=report.verdict,
         reason=report.reason,

@@ -21,7 +21,6 @@ from contracts.facts import (
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
 from decisions.releases.calendar import later
 from decisions.releases.plan import needs_approval, needs_evaluation, needs_shadow, traffic_shares
-from decisions.rollback.suspensions import RETURNS
 from services.registry.domain import evaluations, gates, rehearsals
 from services.registry.domain.approvals import is_approved
 from services.registry.domain.record import SHADOW, Release, TurnGranted, weight_key
@@ -77,7 +76,6 @@ def _variant_requests(release: Release) -> Iterator[Emission]:
             f"variant.requested:{variant}",
             VariantRequested(
                 release_id=release.id,
-                version=release.version,
                 variant=variant,
                 merged=release.merged.manifest,
                 calibration=release.opened.calibration,
@@ -150,8 +148,7 @@ def lease_key(variant: Variant, purpose: StagingPurpose) -> str:
 def stage_released(release: Release, variant: Variant, purpose: StagingPurpose) -> Emission:
     """Return the fact that releases a variant's staging lease."""
     target = Target(model=release.model, version=release.version, variant=variant)
-    reason = {"benchmark": "measured", "evaluation": "evaluated", "rehearsal": "rehearsed"}[purpose]
-    released = StageReleased(release_id=release.id, candidate=target, reason=reason, purpose=purpose)
+    released = StageReleased(release_id=release.id, candidate=target, purpose=purpose)
     return f"stage.released:{lease_key(variant, purpose)}", released
 
 
@@ -290,16 +287,12 @@ def _traffic_order(
     """Return the order for a traffic share; weight 0 starts the shadow."""
     shadow = release.policy.shadow
     fallback = turn.baseline if turn.first and release.policy.no_previous == "base" else None
-    reason = "The first release of this model: there is no live baseline, so no canary." if turn.first else ""
-    if release.opened.returns is not None:
-        reason = f"{target.target} {RETURNS}."
     return TrafficRequested(
         release_id=release.id,
         target=target,
         weight_ratio=weight,
         epoch=epoch,
         fallback=fallback,
-        reason=reason,
         pair_ratio=release.policy.pairs.share_ratio,
         copies=release.policy.copies if weight > 0.0 else 1,
         shadow_ratio=shadow.share_ratio if shadow is not None and weight == 0.0 else 0.0,

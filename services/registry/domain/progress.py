@@ -15,15 +15,13 @@ from decisions.rollback.suspensions import RETURNS
 from services.registry.domain import approvals, deadlines, gates, plan
 from services.registry.domain.orders import is_past_approval
 from services.registry.domain.record import SHADOW, Release, weight_key
-from services.registry.domain.selection import CRITERIA, Ranking
+from services.registry.domain.selection import Ranking
 
 
 def explain(release: Release) -> Comparison:
     """Return the current comparison: each requested variant with figures, verdict and reason."""
     ranking = gates.ranking(release)
     return Comparison(
-        objective=release.policy.objective,
-        criteria=ranking.criteria if ranking else CRITERIA[release.policy.objective],
         winner=ranking.winner if ranking else None,
         variants=tuple(_compare(release, variant, ranking) for variant in gates.requested_variants(release)),
     )

@@ -60,12 +60,11 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The winner, the Pareto front, the reason for each variant, and the criteria in order."""
+    """The winner, the Pareto front, and the reason for each variant."""
 
     winner: Variant | None
     front: frozenset[Variant]
     reasons: Mapping[Variant, str]
-    criteria: tuple[str, ...] = ()
 
 
 Costs = Mapping[str, Figure]
@@ -96,7 +95,7 @@ def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
     reasons |= dict.fromkeys(left, f"As good as {winner} in everything.")
     if winner is not None:
         reasons[winner] = _won(objective, decisive, alone=len(field) == 1)
-    return Ranking(winner=winner, front=frozenset(front), reasons=reasons, criteria=criteria)
+    return Ranking(winner=winner, front=frozenset(front), reasons=reasons)
 
 
 def criteria_of(objective: Objective, field: Iterable[Entrant]) -> tuple[str, ...]:

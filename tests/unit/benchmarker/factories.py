@@ -54,12 +54,9 @@ def staged(
     candidate = candidate or served(CANDIDATE)
     baseline = baseline or served(BASELINE)
     return VariantStaged(
-        lease_id=lease_id,
         candidate=candidate,
         baseline=baseline,
         load_s=1.0,
-        memory_bytes=1,
-        first_token="keel",
         request=StageRequested(
             release_id="r1",
             candidate=deployable(candidate),

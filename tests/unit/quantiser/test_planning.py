@@ -99,7 +99,7 @@ def test_awq_is_made_by_autoawq_where_it_can(defaults, changes, engine):
 def test_calibration_is_the_methods_own_unless_the_request_says_otherwise(variant):
     def planned(**settings):
         asked = VariantRequested(
-            release_id="r", version=1, variant=variant, merged=factories.ref("m"), settings=QuantiseSettings(**settings)
+            release_id="r", variant=variant, merged=factories.ref("m"), settings=QuantiseSettings(**settings)
         )
         planned = plan(variant, asked.settings).calibration
         return planned.samples, planned.tokens, planned.seed

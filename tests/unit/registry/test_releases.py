@@ -29,7 +29,7 @@ def test_merged_asks_for_every_requested_precision_with_its_gate():
     emitted = walk.handle(k.merged())
     asked = VariantRequested.model_validate(emitted["variant.requested:int8"])
     assert set(emitted) == {"variant.requested:bf16", "variant.requested:int8"}
-    assert (asked.gate, asked.merged, asked.version) == (gate, k.merged().manifest, 1)
+    assert (asked.gate, asked.merged) == (gate, k.merged().manifest)
     assert (asked.calibration, asked.evaluation) == (sets["calibration"], sets["evaluation"])
     assert emitted["variant.requested:int8"]["settings"] == {
         "calibration_samples": 16,
@@ -61,11 +61,10 @@ def test_the_slot_sends_every_variant_to_staging_beside_the_baseline():
     assert set(emitted) == {"stage.requested:bf16", "stage.requested:int8"}
 
 
-def test_first_release_gets_all_traffic_at_once_with_the_base_to_fall_back_on_and_says_so():
+def test_first_release_gets_all_traffic_at_once_with_the_base_to_fall_back_on():
     walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict()
     order = TrafficRequested.model_validate(walk.last["traffic.requested:1"])
     assert (order.weight_ratio, order.epoch, order.fallback) == (1.0, 0, k.BASELINE)
-    assert "first release" in order.reason
     emitted = walk.handle(k.changed(k.route(k.target("int8"))))
     assert list(emitted) == ["stage.released:int8", "release.finished"]
     assert walk.end.outcome == "promoted"
