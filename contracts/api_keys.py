@@ -6,15 +6,11 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints, model_validator
 
-from .storage.stored import StoredRecord
-from .teams import TeamName
-from .vocabulary import Contract, Digest, Environment, Instant, ModelName
+from .vocabulary import Contract, Digest, Environment, IdentityName, Instant, ModelName, StoredRecord
 
 KEY_ID_PATTERN: Final = r"^[0-9a-f]{12}$"
-KEY_NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 KeyId = Annotated[str, StringConstraints(pattern=KEY_ID_PATTERN)]
-KeyName = Annotated[str, StringConstraints(pattern=KEY_NAME_PATTERN)]
 Amount = Annotated[int, Field(ge=1, le=10**12)]
 
 
@@ -50,10 +46,10 @@ class ApiKey(StoredRecord):
     """
 
     key_id: KeyId
-    name: KeyName
+    name: IdentityName
     secret_digest: Digest
     models: tuple[ModelName, ...] = ()
-    team: TeamName | None = None
+    team: IdentityName | None = None
     environments: Annotated[tuple[Environment, ...], Field(min_length=1)] = ("production",)
     limits: KeyLimits = KeyLimits()
     evidence: bool = True

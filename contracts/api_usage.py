@@ -6,8 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
-from .storage.stored import StoredRecord
-from .vocabulary import Contract
+from .vocabulary import Contract, StoredRecord
 
 TRAFFIC_PREFIX: Final = "slipway.gateway-traffic.v1"
 """Subjects of traffic reports are this, a dot, and the id of the gateway's process. No stream stores them."""

@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, model_validator
 
-from .storage.stored import StoredRecord
-from .vocabulary import ModelName
+from .vocabulary import ModelName, StoredRecord
 
 MAX_REPLICAS: Final = 32
 GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]

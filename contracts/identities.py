@@ -11,8 +11,7 @@ from . import facts as f
 from .facts import Fact, WorkProgressed
 from .services import SERVICES
 from .storage.uploads import UPLOADS
-from .teams import TeamName
-from .vocabulary import IDENTITY_PATTERN, Contract, ModelName
+from .vocabulary import Contract, IdentityName, ModelName
 
 Role = Literal["publisher", "operator", "approver", "viewer", "administrator"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -42,7 +41,6 @@ PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
 }
 """What each role publishes, under its own name; an administrator publishes every fact, also again (`requeuedby`)."""
 
-IdentityName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
 PublicKey = Annotated[str, StringConstraints(pattern=r"^U[A-Z2-7]{55}$")]
 
 
@@ -60,7 +58,7 @@ class Identity(Contract):
     name: IdentityName
     roles: tuple[Role, ...] = ()
     models: tuple[ModelName, ...] = ()
-    team: TeamName | None = None
+    team: IdentityName | None = None
     public_keys: Annotated[tuple[PublicKey, ...], Field(min_length=1)]
 
 

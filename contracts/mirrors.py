@@ -4,8 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from .storage.stored import StoredRecord
-from .vocabulary import ModelName
+from .vocabulary import ModelName, StoredRecord
 
 MirrorName = Literal["mlflow", "hub", "wandb"]
 

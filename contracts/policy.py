@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from .evaluations import Evaluations
+from .evaluations import Evaluations, Strict
 from .provenance.steps import AttesterPattern, RequiredStep
 from .storage.sources import check_pattern
 from .trigger_metrics import METRICS, SLO_METRICS, MetricRule, TriggerMetric
@@ -27,11 +27,7 @@ JUDGEMENT_S = 21_600.0
 SourcePattern = Annotated[str, StringConstraints(max_length=300), AfterValidator(check_pattern)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class QualityGate(_Strict):
+class QualityGate(Strict):
     """The most quality a variant may lose against the merged model."""
 
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] | None = None
@@ -40,7 +36,7 @@ class QualityGate(_Strict):
     """Highest mean Kullback-Leibler divergence from the merged model, in nats per token."""
 
 
-class MetricGate(_Strict):
+class MetricGate(Strict):
     """A bound on a benchmark figure, absolute or as a ratio to the baseline (higher figures bounded below)."""
 
     metric: Metric
@@ -68,7 +64,7 @@ class MetricGate(_Strict):
         return self
 
 
-class LoadProfile(_Strict):
+class LoadProfile(Strict):
     """The open-loop load of a benchmark, the same for candidate and baseline."""
 
     requests: Annotated[int, Field(ge=1, le=100_000)] = 40
@@ -83,7 +79,7 @@ class LoadProfile(_Strict):
     """Most time of one request; a longer one failed."""
 
 
-class Promotion(_Strict):
+class Promotion(Strict):
     """Whether an operator must approve, and the deadline of the approval."""
 
     mode: Literal["automatic", "manual"] = "automatic"
@@ -92,7 +88,7 @@ class Promotion(_Strict):
     """How long a release waits for approval; then it expires."""
 
 
-class Approvals(_Strict):
+class Approvals(Strict):
     """Number of approvals and permitted approvers; used if `promotion.mode` is `manual`."""
 
     count: Annotated[int, Field(ge=1, le=20)] = 1
@@ -105,7 +101,7 @@ PASS_BETA = 0.05
 """The probability with which a candidate of twice a limit passes, unless a policy says."""
 
 
-class Canary(_Strict):
+class Canary(Strict):
     """Traffic shares before full promotion; without steps the release goes to 100 % at once."""
 
     steps: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
@@ -133,7 +129,7 @@ class Canary(_Strict):
         return self
 
 
-class Shadow(_Strict):
+class Shadow(Strict):
     """Requests of callers that a candidate is asked as well before it takes any traffic; its answers are thrown away.
 
     It comes before the first share of traffic, also where there are no canary steps; a first version has none. The
@@ -162,14 +158,14 @@ class Shadow(_Strict):
         return self
 
 
-class Pairs(_Strict):
+class Pairs(Strict):
     """Requests that a canary and the active version are asked again; the answers are thrown away."""
 
     share_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     """Share of the requests of both sides, drawn before their outcome, that both are asked again; 0 for none."""
 
 
-class Trigger(_Strict):
+class Trigger(Strict):
     """A limit on a metric, declared before deployment, and the action when evidence says that it is exceeded.
 
     The threshold bounds a figure of each request, and `allowed_ratio` the requests beyond it; or it bounds the share of
@@ -238,7 +234,7 @@ class Trigger(_Strict):
         return self
 
 
-class Deadlines(_Strict):
+class Deadlines(Strict):
     """Time limit of each step, in seconds, after which a release ends as expired.
 
     After `quantise_s` it continues with the variants that are quantised, and ends only if there is none.
@@ -262,7 +258,7 @@ class Deadlines(_Strict):
     """Until a change of traffic is carried out."""
 
 
-class ReleasePolicy(_Strict):
+class ReleasePolicy(Strict):
     """Everything a release must satisfy, frozen when it is opened."""
 
     quality: dict[Variant, QualityGate] = {}

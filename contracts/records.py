@@ -6,17 +6,7 @@ from typing import Any
 
 from .envelope import derived_id
 from .facts import Fact
-from .storage.stored import StoredRecord
-from .vocabulary import ENVIRONMENTS, Contract, Environment, Instant, ModelName
-
-__all__ = [
-    "OutboxEntry",
-    "OutboxRecord",
-    "StoredRecord",
-    "outbox_entry",
-    "parse_record_key",
-    "record_key",
-]
+from .vocabulary import ENVIRONMENTS, Contract, Environment, Instant, ModelName, StoredRecord
 
 
 class OutboxEntry(Contract):

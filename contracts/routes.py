@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .storage.stored import StoredRecord
-from .vocabulary import MAX_COPIES, Contract, Deployable, Instant, ModelName, OnlyFor, Target
+from .vocabulary import MAX_COPIES, Contract, Deployable, Instant, ModelName, OnlyFor, StoredRecord, Target
 
 
 class ServedTarget(Deployable):

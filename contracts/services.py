@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from . import facts as f
@@ -69,25 +69,38 @@ class Exchange:
 
 @dataclass(frozen=True)
 class ServiceContract:
-    """The events that one service consumes and emits."""
+    """The events, records and streams that one service reads and writes.
+
+    Attributes:
+        owns: KV buckets that only this service writes.
+        forgets: KV buckets of which it removes records.
+        edits: KV buckets of another service that it may write, too.
+        staging: Facts of staging that it reads, too.
+        reads_records: KV buckets of others that it reads.
+        reports: Subjects without a stream that it publishes on.
+        hears: Subjects without a stream that it subscribes to.
+        answers: Requests of publishers that it answers.
+        looks_up: Streams that it reads without a consumer.
+        measures: Streams of which it reads the size.
+        follows: Streams that it reads whole, as people do.
+        calls: What it connects to besides bus and store.
+    """
 
     name: str
     consumes: tuple[type[Fact], ...] = ()
     emits: tuple[type[Fact], ...] = ()
-    owns: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets that only this service writes"})
-    forgets: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of which it removes records"})
-    edits: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of another that it may write too"})
-    staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
-    reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
-    reports: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream that it publishes"})
-    exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
-    hears: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream that it only listens to"})
-    answers: tuple[Exchange, ...] = field(default=(), metadata={"about": "requests of publishers that it answers"})
-    looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
-    measures: tuple[Stream, ...] = field(default=(), metadata={"about": "streams whose size it reads"})
-    follows: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads whole, as people do"})
-    calls: tuple[Peer, ...] = field(default=(), metadata={"about": "what it connects to besides bus and store"})
-    sees_progress: bool = field(default=False, metadata={"about": "whether it reads the live progress of work"})
+    owns: tuple[str, ...] = ()
+    forgets: tuple[str, ...] = ()
+    edits: tuple[str, ...] = ()
+    staging: tuple[type[Fact], ...] = ()
+    reads_records: tuple[str, ...] = ()
+    reports: tuple[str, ...] = ()
+    hears: tuple[str, ...] = ()
+    answers: tuple[Exchange, ...] = ()
+    looks_up: tuple[Stream, ...] = ()
+    measures: tuple[Stream, ...] = ()
+    follows: tuple[Stream, ...] = ()
+    calls: tuple[Peer, ...] = ()
 
     @property
     def reads(self) -> tuple[tuple[type[Fact], Environment], ...]:
@@ -202,8 +215,8 @@ SERVICES: dict[str, ServiceContract] = {
             emits=(f.InferenceBatch,),
             owns=("api-usage",),
             reads_records=("routes", "staging-routes", "drills", "api-keys", "servers"),
-            reports=(f"{TRAFFIC_PREFIX}.*",),
-            exchanges=(f"{DEATHS_PREFIX}.*",),
+            reports=(f"{TRAFFIC_PREFIX}.*", f"{DEATHS_PREFIX}.*"),
+            hears=(f"{DEATHS_PREFIX}.*",),
             calls=("triton",),
         ),
         ServiceContract("mirror", reads_records=("routes", "mirrors"), looks_up=(EVENTS,), calls=("outside",)),
@@ -211,9 +224,8 @@ SERVICES: dict[str, ServiceContract] = {
             "console",
             reads_records=("routes", "servers"),
             follows=(INBOX, ORDERS, EVENTS),
-            hears=(f"{TRAFFIC_PREFIX}.*", f"{RUNNING_PREFIX}.*"),
+            hears=(f"{TRAFFIC_PREFIX}.*", f"{RUNNING_PREFIX}.*", f"{f.WorkProgressed.TYPE}.*.*"),
             calls=("gateway", "outside"),
-            sees_progress=True,
         ),
     )
 }  # fmt: skip

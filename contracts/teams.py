@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from .vocabulary import IDENTITY_PATTERN, Contract, ModelName
-
-TeamName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
-MemberName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
+from .vocabulary import Contract, IdentityName, ModelName
 
 
 class TeamQuota(Contract):
@@ -39,8 +36,8 @@ class Team(Contract):
         quota: What it may use at most.
     """
 
-    name: TeamName
+    name: IdentityName
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
-    members: tuple[MemberName, ...] = ()
-    unrestricted: tuple[MemberName, ...] = ()
+    members: tuple[IdentityName, ...] = ()
+    unrestricted: tuple[IdentityName, ...] = ()
     quota: TeamQuota = TeamQuota()

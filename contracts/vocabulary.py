@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -17,6 +17,7 @@ IDENTITY_PATTERN = MODEL_NAME_PATTERN
 MODEL_NAME_RULE = "use 1 to 63 lower-case letters, digits and inner hyphens"
 """The pattern in words, for error messages."""
 
+IdentityName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
 """Safe in NATS subjects, S3 keys, Triton model names and DNS labels."""
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
@@ -43,6 +44,22 @@ class Contract(BaseModel):
     """A value in a fact, manifest or record; readers ignore fields that they do not know."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
+
+
+class Fact(Contract):
+    """The `data` of an event; `TYPE` is its CloudEvents type, its version included."""
+
+    TYPE: ClassVar[str]
+
+
+class StoredRecord(Contract):
+    """A record that a service writes by compare-and-set.
+
+    Attributes:
+        SCHEMA_VERSION: Version of the fields; a reader refuses a record of another one.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
 
 
 class ArtifactRef(Contract):

@@ -11,12 +11,12 @@ from clients.cli.declared_state import Key, Kind
 from clients.cli.errors import CommandError, Exit
 from clients.cli.releases.names import nearest
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents
-from contracts.api_keys import ApiKey, KeyLimits, KeyName
+from contracts.api_keys import ApiKey, KeyLimits
 from contracts.attachments import Attachment
 from contracts.mirrors import Mirror
 from contracts.policy import ReleasePolicy
-from contracts.teams import TeamName, TeamQuota
-from contracts.vocabulary import Environment, Instant, ModelName
+from contracts.teams import TeamQuota
+from contracts.vocabulary import Environment, IdentityName, Instant, ModelName
 from decisions.policies.problems import list_problems
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -88,7 +88,7 @@ class DeclaredTeam(Declared):
     """A team, its models and its quota; members are made with `slipway keys add`."""
 
     kind: Literal["Team"]
-    name: TeamName
+    name: IdentityName
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
     quota: _Quota = _Quota()
 
@@ -97,9 +97,9 @@ class DeclaredApiKey(Declared):
     """The scope of the valid API keys of a name; no file holds a key."""
 
     kind: Literal["ApiKey"]
-    name: KeyName
+    name: IdentityName
     models: tuple[ModelName, ...] = ()
-    team: TeamName | None = None
+    team: IdentityName | None = None
     environments: Annotated[tuple[Environment, ...], Field(min_length=1)] = ("production",)
     limits: _Limits = _Limits()
     expires_at: Instant | None = None

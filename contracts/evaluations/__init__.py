@@ -50,11 +50,13 @@ def _check_pattern(pattern: str) -> str:
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_check_pattern)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a policy; unknown fields are errors."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class _Scorer(_Strict):
+class _Scorer(Strict):
     """A scorer of an answer.
 
     Attributes:
@@ -167,7 +169,7 @@ Scorer = Annotated[
 ]
 
 
-class Bound(_Strict):
+class Bound(Strict):
     """The limits of a candidate's mean score; every declared limit must be met."""
 
     scorer: Name | None = None
@@ -201,7 +203,7 @@ class Bound(_Strict):
         return min(margin for margin in margins if margin is not None)
 
 
-class Evaluation(_Strict):
+class Evaluation(Strict):
     """One set of rows, scored for the candidate and the active version, row by row."""
 
     name: Name
@@ -299,7 +301,7 @@ DEFAULT: Final[dict[str, Any]] = {
 are relative to the active version, and refuse what lost one of these abilities: 20 rows show great losses."""
 
 
-class StatedBound(_Strict):
+class StatedBound(Strict):
     """The limits of a figure that the publisher states: one of the event's `evals`."""
 
     name: Text
@@ -322,7 +324,7 @@ class StatedBound(_Strict):
         return self
 
 
-class Schedule(_Strict):
+class Schedule(Strict):
     """When the active and the previous version are asked again, without callers."""
 
     every_hours: Annotated[float, Field(ge=0.01, le=48.0)] = 24.0
@@ -332,7 +334,7 @@ class Schedule(_Strict):
     total loss. Each check draws others."""
 
 
-class Evaluations(_Strict):
+class Evaluations(Strict):
     """The evaluations that a candidate must pass before it takes traffic."""
 
     stated: Annotated[tuple[StatedBound, ...], Field(max_length=32)] = ()

@@ -1,5 +1,6 @@
 """Every fact that travels on the bus; `FACTS` finds a fact's class by its CloudEvents type."""
 
+from ..vocabulary import Fact
 from .admission import (
     BaseModelRef,
     CheckpointMerged,
@@ -13,7 +14,6 @@ from .admission import (
     Weights,
 )
 from .comparison import ComparedVariant, Comparison
-from .fact import Fact
 from .ops import (
     ApprovalDenied,
     ApprovalGranted,

@@ -9,8 +9,18 @@ from pydantic import Field
 from ..codes import Code
 from ..limits import AtMost
 from ..policy import ReleasePolicy
-from ..vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, ModelName, Ratio, ServingSettings, Variant
-from .fact import Fact
+from ..vocabulary import (
+    ArtifactRef,
+    Contract,
+    Deployable,
+    Digest,
+    Fact,
+    Instant,
+    ModelName,
+    Ratio,
+    ServingSettings,
+    Variant,
+)
 
 
 class BaseModelRef(Contract):

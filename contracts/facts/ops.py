@@ -15,8 +15,7 @@ from ..codes import Code
 from ..limits import AtMost
 from ..mirrors import Mirror
 from ..policy import ReleasePolicy
-from ..vocabulary import Contract, Digest, Environment, Instant, Ratio, Target
-from .fact import Fact
+from ..vocabulary import Contract, Digest, Environment, Fact, Instant, Ratio, Target
 
 Epoch = Annotated[int, Field(ge=0)]
 

@@ -14,6 +14,7 @@ from ..vocabulary import (
     Contract,
     Deployable,
     Digest,
+    Fact,
     Instant,
     ModelName,
     OnlyFor,
@@ -23,7 +24,6 @@ from ..vocabulary import (
     Verdict,
 )
 from .admission import BaseModelRef, EvalResult, Training
-from .fact import Fact
 from .progress import Outcome, ReleaseProgress
 from .variants import RegisteredVariant
 from .watch import PairCounts

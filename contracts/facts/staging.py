@@ -13,6 +13,7 @@ from ..vocabulary import (
     Contract,
     Deployable,
     Digest,
+    Fact,
     Instant,
     Runtime,
     StagingPurpose,
@@ -20,7 +21,6 @@ from ..vocabulary import (
     Variant,
     Verdict,
 )
-from .fact import Fact
 from .variants import Quality
 
 

@@ -10,8 +10,7 @@ from pydantic import Field, model_validator
 from ..codes import Code
 from ..policy import QualityGate
 from ..precisions import PRECISIONS
-from ..vocabulary import ArtifactRef, Contract, Ratio, StagingPurpose, Variant
-from .fact import Fact
+from ..vocabulary import ArtifactRef, Contract, Fact, Ratio, StagingPurpose, Variant
 
 
 class QuantiseSettings(Contract):

@@ -9,8 +9,7 @@ from pydantic import Field
 from ..codes import Code
 from ..evaluations.results import EvaluationSummary
 from ..trigger_metrics import TriggerMetric
-from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Party, Ratio, Target, Verdict
-from .fact import Fact
+from ..vocabulary import ArtifactRef, Contract, Environment, Fact, Instant, Party, Ratio, Target, Verdict
 
 AlertKind = Literal[
     "latency",

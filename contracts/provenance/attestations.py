@@ -7,8 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from ..identities import IdentityName
-from ..vocabulary import Contract, Digest, Instant
+from ..vocabulary import Contract, Digest, IdentityName, Instant
 from .steps import Step
 
 ATTESTED_BY: Final[Mapping[Step, str]] = {

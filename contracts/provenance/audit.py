@@ -6,8 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from ..records import StoredRecord
-from ..vocabulary import Contract, Digest, Instant, digest_of
+from ..vocabulary import Contract, Digest, Instant, StoredRecord, digest_of
 
 EntryKind = Literal["order", "announcement", "change", "result", "missing"]
 GENESIS: Final = digest_of(b"slipway audit")

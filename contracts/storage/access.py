@@ -7,7 +7,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ..identities import IdentityName, Role
+from ..identities import Role
+from ..vocabulary import IdentityName
 
 BUCKET: Final = "slipway"
 """The bucket, unless an installation names another one."""

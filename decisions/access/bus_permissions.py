@@ -98,14 +98,9 @@ def service_permissions(service: ServiceContract) -> Permissions:
     publish += [f"$KV.{bucket}.>" for bucket in written]
     publish += [f"$JS.API.STREAM.PURGE.KV_{bucket}" for bucket in service.forgets]
     publish += _reading_records(sorted({*written, *read}))
-    publish += [*service.reports, *service.exchanges, f"{RUNNING_PREFIX}.{service.name}"]
-    subscribed = (
-        *service.exchanges,
-        *service.hears,
-        *(exchange.filter for exchange in service.answers),
-        *((LIVE,) if service.sees_progress else ()),
-    )
-    subscribe = (f"{inbox_prefix(service.name)}.>", *subscribed)
+    publish += [*service.reports, f"{RUNNING_PREFIX}.{service.name}"]
+    asked = (exchange.filter for exchange in service.answers)
+    subscribe = (f"{inbox_prefix(service.name)}.>", *service.hears, *asked)
     if not service.follows:
         return Permissions(tuple(publish), subscribe, answers=bool(service.answers))
     publish += _reading_streams(service.follows)

@@ -16,10 +16,9 @@ from contracts.facts import (
     RollbackCompleted,
     RollbackFailed,
 )
-from contracts.facts.fact import Fact
 from contracts.provenance.audit import AuditEntry, AuditItem, AuditTail
 from contracts.services import EVENTS, FROM_OUTSIDE, INBOX, ORDERS
-from contracts.vocabulary import Digest, canonical_json, digest_of
+from contracts.vocabulary import Digest, Fact, canonical_json, digest_of
 
 RESULTS: tuple[type[Fact], ...] = (
     OrderAccepted,

@@ -12,8 +12,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from contracts.identities import Credential, IdentityName
-from contracts.vocabulary import Contract, Instant, canonical_json
+from contracts.identities import Credential
+from contracts.vocabulary import Contract, IdentityName, Instant, canonical_json
 
 VALID: Final = timedelta(minutes=10)
 """Lifetime of a sign-in link, which works once."""

@@ -5,7 +5,7 @@ import importlib
 from functools import cache
 from pathlib import Path
 
-from contracts.records import StoredRecord
+from contracts.vocabulary import StoredRecord
 from tests.kit.wiring import ROOT
 
 BASES = {"StoredRecord", "OutboxRecord"}

@@ -199,7 +199,7 @@ def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
             assert f"{fact.TYPE}.*.{name}" in allowed
         foreign = {fact for other in SERVICES.values() for fact in other.emits} - set(SERVICES[name].emits)
         assert not [item for item in allowed for fact in foreign if item.startswith(f"{fact.TYPE}.")]
-        exchanged = {*SERVICES[name].reports, *SERVICES[name].exchanges}
+        exchanged = {*SERVICES[name].reports}
         assert all(item.endswith(f".{name}") for item in allowed - exchanged if item.startswith("slipway."))
         buckets = {item for item in allowed if item.startswith("$KV.")}
         assert buckets == {f"$KV.{bucket}.>" for bucket in (*SERVICES[name].owns, *SERVICES[name].edits)}
@@ -208,7 +208,7 @@ def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
 def test_nobody_subscribes_to_what_a_stream_stores():
     """Whoever may create consumers could otherwise have stored messages delivered to a stored subject."""
     stored = [subject.split(".") for stream in get_args(Stream) for subject in stream_subjects(stream)]
-    not_stored = {subject for service in SERVICES.values() for subject in (*service.reports, *service.exchanges)}
+    not_stored = {subject for service in SERVICES.values() for subject in service.reports}
     not_stored |= {each.filter for service in SERVICES.values() for each in service.answers} | {f"{RUNNING_PREFIX}.*"}
     not_stored |= {f"{RUNNING_PREFIX}.{name}" for name in SERVICES}
     not_stored = {item for item in not_stored if not any(item.split(".")[:2] == subject[:2] for subject in stored)}

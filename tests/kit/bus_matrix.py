@@ -130,7 +130,7 @@ def expected(name):
     tried |= {
         subject.replace("*", "0123456789ab"): owner == name
         for owner, other in SERVICES.items()
-        for subject in (*other.reports, *other.exchanges)
+        for subject in other.reports
     }
     tried |= {f"{RUNNING_PREFIX}.{other}": other == name for other in SERVICES}
     tried["$JS.API.STREAM.CREATE.another"] = everything
@@ -179,7 +179,7 @@ def expected_of_member(name):
 
 def subscribed_by(service):
     """What a service subscribes to without a stream."""
-    return (*service.exchanges, *service.hears, *(each.filter for each in service.answers))
+    return (*service.hears, *(each.filter for each in service.answers))
 
 
 def expected_reads(name):
@@ -191,8 +191,9 @@ def expected_reads(name):
     own = subscribed_by(SERVICES[name]) if name in SERVICES else ()
     subscribed = [subject for service in SERVICES.values() for subject in subscribed_by(service)]
     tried |= {subject: subject in own for subject in subscribed}
-    follows = SERVICES[name].sees_progress if name in SERVICES else reads_all
-    return {**tried, "_INBOX.>": name == "adam", f"{WorkProgressed.TYPE}.*.*": follows, f"_INBOX_{name}.>": True}
+    progress = f"{WorkProgressed.TYPE}.*.*"
+    follows = progress in own if name in SERVICES else reads_all
+    return {**tried, "_INBOX.>": name == "adam", progress: follows, f"_INBOX_{name}.>": True}
 
 
 async def refused_of(connect: Connect, tried: Mapping[str, bool]) -> set[str]:

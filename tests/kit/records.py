@@ -10,7 +10,7 @@ from typing import Any
 from contracts.envelope import derived_id
 from contracts.facts import DeadlinePassed
 from contracts.records import OutboxRecord, outbox_entry
-from contracts.storage.stored import StoredRecord
+from contracts.vocabulary import StoredRecord
 from shared.errors import Transient
 from shared.messaging.publishing import envelope, id_taken, message_of
 from shared.messaging.records import RecordStore

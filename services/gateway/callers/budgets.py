@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from contracts.api_usage import MonthlyUsage
-from contracts.teams import TeamName
+from contracts.vocabulary import IdentityName
 from decisions.access.token_budgets import fits, month_of
 from services.gateway.domain.request_rates import Allowance
 from shared.runtime.clock import Clock
@@ -46,7 +46,7 @@ class Budget:
 
     account: str
     tokens: int | None
-    team: TeamName | None = None
+    team: IdentityName | None = None
 
 
 class Budgets:

@@ -7,8 +7,7 @@ from pydantic import Field, StringConstraints
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from contracts.facts.watch import Severity
-from contracts.storage.stored import StoredRecord
-from contracts.vocabulary import Contract, Instant, ModelName
+from contracts.vocabulary import Contract, Instant, ModelName, StoredRecord
 
 KEPT = timedelta(days=1)
 """How long a resolved alert is remembered, so that what comes again is not sent again."""

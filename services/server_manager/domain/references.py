@@ -6,8 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from contracts.storage.stored import StoredRecord
-from contracts.vocabulary import Contract
+from contracts.vocabulary import Contract, StoredRecord
 
 TEXTS: Final = (
     "The capital of France is Paris, and the river that flows through it is the Seine.",
