@@ -1,9 +1,8 @@
 """The contracts between Slipway's parts: envelope, facts, manifests, policies and routes.
 
-This package is data. Its functions name things (ids, subjects, keys), read and write their text forms, and check what a
-publisher must check before it publishes (`limits`, `sources`, `text_sets`). No function takes a decision: whatever
-returns a changed record, a verdict or a plan is in `decisions`. `testbed/lint/source.py` holds the list.
+This package is data. Its functions make names (ids, subjects, keys), read and write text forms, and run the checks of
+publishers (`limits`, `sources`, `text_sets`). Functions that return changed records, verdicts or plans are in
+`decisions`; `testbed/lint/source.py` has the list of modules that may hold functions.
 
-It imports pydantic and the standard library only, and only relatively inside itself, so that it can be shipped inside
-the training client.
+It imports pydantic and the standard library, and itself relatively: the training client ships it.
 """

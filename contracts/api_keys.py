@@ -1,4 +1,4 @@
-"""Keys of the API: the records in the bucket `api-keys`, one per key, under its id. No record holds a secret."""
+"""API keys: one record per key in the bucket `api-keys`, under the key's id; without its secret."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Amount = Annotated[int, Field(ge=1, le=10**12)]
 
 
 class KeyLimits(Contract):
-    """The limits of a key's bearer; None for no limit.
+    """The limits of an API key; None for no limit.
 
     Attributes:
-        requests_per_minute: Requests that are admitted, in each minute on average.
-        tokens_per_minute: Tokens of prompts and answers, in each minute on average.
-        tokens_per_month: Tokens of prompts and answers in each calendar month (UTC).
+        requests_per_minute: Average rate of admitted requests.
+        tokens_per_minute: Average rate of prompt and answer tokens.
+        tokens_per_month: Prompt and answer tokens in a calendar month (UTC).
     """
 
     requests_per_minute: Amount | None = None
@@ -32,17 +32,15 @@ class ApiKey(StoredRecord):
     """A key that callers of the gateway present.
 
     Attributes:
-        name: What it is for, or whose it is; several keys may have the same.
-        secret_digest: SHA-256 of the secret, which is 256 random bits, so that no slow hash is needed.
-        models: Models that it opens; empty for all.
-        team: Its team, whose models it opens at most; None for a key of the installation.
-        environments: Where it counts.
-        limits: What its bearer may ask for.
+        name: Its purpose or holder; not unique.
+        secret_digest: SHA-256 of the secret (256 random bits: no slow hash is needed).
+        models: Models that the key may call; empty for all.
+        team: A key of a team may call the models of that team only; None for a key of the installation.
+        environments: Environments in which the key is valid.
         evidence: Whether its requests are evidence about the versions that answer them.
-        issued_at: When it was issued.
-        issued_by: Who issued it.
-        expires_at: When it ends; None for never.
-        revoked_at: When it was withdrawn; None if it was not.
+        issued_by: Identity that issued the key.
+        expires_at: None if it does not expire.
+        revoked_at: None if it is not revoked.
     """
 
     key_id: KeyId

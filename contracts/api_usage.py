@@ -1,4 +1,4 @@
-"""The use of API keys, in records of the bucket `api-usage`; what gateways have outstanding at endpoints."""
+"""Monthly usage of API keys (bucket `api-usage`), and gateways' reports of outstanding requests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pydantic import Field, StringConstraints
 from .vocabulary import Contract, StoredRecord
 
 TRAFFIC_PREFIX: Final = "slipway.gateway-traffic.v1"
-"""Subjects of traffic reports are this, a dot, and the id of the gateway's process. No stream stores them."""
+"""Subject of traffic reports: `<prefix>.<process id>`; no stream stores them."""
 MOST_ENDPOINTS: Final = 1_000
 TEAM_PREFIX: Final = "team-"
-"""Beginning of the account that the usage of all keys of a team is counted in; no key has it."""
+"""Prefix of a team's account, which counts the usage of all its keys; no key id begins with it."""
 
 Account = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,127}$")]
 Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
@@ -21,14 +21,14 @@ EndpointAddress = Annotated[str, StringConstraints(min_length=1, max_length=300)
 
 
 class MonthlyUsage(StoredRecord):
-    """The tokens and requests of one account in a calendar month (UTC); all gateways add to the same record.
+    """The tokens and requests of an account in a calendar month (UTC), summed over all gateways.
 
     Attributes:
-        account: The id of a key, or a team.
+        account: Id of a key, or `team-<name>`.
         month: As `2026-11`.
-        tokens: Tokens of prompts and answers.
-        requests: Requests that were admitted.
-        writer: The process that added last.
+        tokens: Prompt and answer tokens.
+        requests: Admitted requests.
+        writer: Id of the last process that wrote the record.
     """
 
     account: Account
@@ -42,9 +42,9 @@ class EndpointUse(Contract):
     """The load of one gateway process on an endpoint.
 
     Attributes:
-        outstanding_tokens: Tokens of prompts and answers that its requests there still take, at most.
-        ejected: How many targets get no requests there meanwhile, because it did not serve them.
-        stalled: Whether it gets none at all, because its server answers nothing.
+        outstanding_tokens: Upper bound of the prompt and answer tokens of requests in progress.
+        ejected: Number of targets ejected there because the endpoint did not serve them.
+        stalled: Whether the endpoint gets no requests because its server does not answer.
     """
 
     outstanding_tokens: Count = 0
@@ -53,11 +53,11 @@ class EndpointUse(Contract):
 
 
 class TrafficReport(Contract):
-    """The outstanding requests of one gateway process, published about every second.
+    """The load of one gateway process on endpoints, published about every second.
 
     Attributes:
-        process: The id of the process, a new one at each start.
-        endpoints: By address, what is outstanding there, and whether it is ejected; without an entry, nothing.
+        process: Id of the process, new at each start.
+        endpoints: Load by address; an endpoint without an entry has none.
     """
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]

@@ -1,4 +1,4 @@
-"""Servers of the OpenAI API that a model is released into; they exist, and nothing here starts or stops them."""
+"""Attached servers of the OpenAI API that a model is released into; Slipway does not start or stop them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}
 KEY_NAME: Final = r"[A-Z][A-Z0-9_]{0,31}"
 HOST: Final = r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.\-]{1,253})(:[0-9]{1,5})?"
 ServerUrl = Annotated[str, StringConstraints(pattern=rf"^https?://({KEY_NAME}@)?{HOST}(/[A-Za-z0-9._~/-]*)?$")]
-"""The address of a server, without the `/v1` of its paths; before `@` the name of the key that it asks for."""
+"""Base URL of a server without `/v1`; the part before `@` names the API key that it requires."""
 AdapterFolder = Annotated[
     str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]*[A-Za-z0-9_-][A-Za-z0-9._-]*)+$", max_length=300)
 ]
 
 
 class Attachment(StoredRecord):
-    """Where a model is served; its record in the bucket `attachments` has the model's name.
+    """The attached servers of a model; its key in the bucket `attachments` is the model's name.
 
     Attributes:
-        groups: The addresses of each group, one a replica. All of a group serve the same version, under its name,
-            `support-bot.v7.bf16`; two groups take turns: one serves while the other gets the next version.
-        adapters: A folder that server-manager and every replica see under this path: from there versions are loaded as
-            adapters of the base model that the replicas serve. None: each version is deployed there by its team.
+        groups: Replica URLs by group. All replicas of a group serve the same version under its name
+            (`support-bot.v7.bf16`). Two groups alternate: one serves while the other gets the next version.
+        adapters: Folder with adapters, mounted under this path at server-manager and every replica; versions are loaded
+            from it into the base model. None: the team deploys each version itself.
     """
 
     model: ModelName
@@ -40,7 +40,7 @@ class Attachment(StoredRecord):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Return the addresses of all replicas, group by group."""
+        """Return the URLs of all replicas, ordered by group."""
         return tuple(url for urls in self.groups.values() for url in urls)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Stable codes of refusals and failures, each with a sentence of advice."""
+"""Stable codes of refusals and failures, each with advice."""
 
 from typing import Literal, get_args
 

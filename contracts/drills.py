@@ -1,21 +1,20 @@
-"""A drill in progress: the record that gateways watch, one per model and environment in the bucket `drills`.
+"""The drill in progress of a model and environment: a record in the bucket `drills` that gateways watch.
 
-What a gateway does for the faults of an affected request (its telemetry names the drill; the metrics that
-its fault makes worse count, too, if its caller forced them):
+Effect of each fault on an affected request. Its telemetry record names the drill, and counts for the metrics that the
+fault worsens even if the caller's parameters force them.
 
-    delay_ms, queue_delay_ms: it waits for their sum before it sends the request to the target. The record reports
-        `queue_delay_ms` more in `queue_ms` (that alone if the engine reported none).
-    token_delay_ms: it delivers each part of the answer after the first one so much later for each of its tokens, to the
-        caller and by the times that the record is made of: the mean inter-token latency is at least so long.
-    error_ratio: this share fails as `engine_failed`, without reaching the target.
-    garble, answer `empty` and `refusal`: it replaces the text.
-    answer `cut`: it ends the text after its first word. Caller and record get the finish reason `length`.
-    output_tokens: the record reports this number, and that the answer ended there (but for `cut`).
-    logprob_shift: the record's `logprob_mean` is so much lower (the shift alone if the engine reported none).
-    nan_logits: the record's `nan_logits` is true.
+    delay_ms, queue_delay_ms: The request is sent after their sum. `queue_ms` of the record rises by `queue_delay_ms`.
+    token_delay_ms: Each part of the answer after the first is delayed by this time per token, for the caller and in
+        the record: a lower bound of the mean inter-token latency.
+    error_ratio: This share fails with `engine_failed` without reaching the target.
+    garble, answer `empty` and `refusal`: The text is replaced.
+    answer `cut`: The text ends after its first word, with the finish reason `length`.
+    output_tokens: Number of tokens in the record, with the finish reason `stop` (except for `cut`).
+    logprob_shift: Added to `logprob_mean` of the record, or its value if the engine reported none.
+    nan_logits: `nan_logits` of the record is true.
 
-No delay lasts beyond the end of the drill. The faults that only change the record, those from `output_tokens` on,
-apply to complete answers; `decisions.rollback.drills.change_record` changes it.
+Delays end with the drill. The last three change complete answers' records only
+(`decisions.rollback.drills.change_record`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from .facts import DrillFault
 from .vocabulary import Contract, Environment, Instant, Ratio, Target
 
 LONGEST = timedelta(hours=1)
-"""The longest duration of a drill."""
+"""Longest duration of a drill."""
 
 
 class Drill(Contract):
@@ -42,4 +41,4 @@ class Drill(Contract):
     actor: str
     reason: str
     ordered_at: Instant | None = None
-    """When the bus stored the order; an order that was stored earlier changes nothing."""
+    """Time at which the bus stored the order; orders stored earlier are ignored."""

@@ -1,4 +1,4 @@
-"""The message between gateways about an engine that died, with the requests in flight."""
+"""Message between gateways: an engine died with requests in flight."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic import Field, StringConstraints
 from .vocabulary import Contract, Environment, Target
 
 DEATHS_PREFIX: Final = "slipway.gateway-deaths.v1"
-"""Subjects of these reports are this, a dot, and the id of the gateway's process. No stream stores them."""
+"""Subject of these reports: `<prefix>.<process id>`; no stream stores them."""
 MOST_BODIES: Final = 1_000
 
 
 class DeathReport(Contract):
-    """An engine died with requests in flight; the digests of their bodies."""
+    """An engine died; `bodies` are the SHA-256 digests of the requests in flight."""
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
     environment: Environment

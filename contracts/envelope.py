@@ -1,4 +1,4 @@
-"""The CloudEvents 1.0 envelope that every fact travels in (structured JSON mode)."""
+"""The CloudEvents 1.0 envelope of every fact (structured JSON mode)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SOURCE_PREFIX = "/slipway/"
 
 F = TypeVar("F", bound=Fact)
 Identifier = Annotated[str, Field(min_length=1, max_length=256)]
-"""Bounded, so that every fact that follows from another one fits into a message."""
+"""Length is bounded: facts carry the ids of their causes."""
 
 
 def short_type(full: str) -> str:
-    """Return the type of an event without its prefix and version: `release.opened`."""
+    """Return an event type without prefix and version: `release.opened`."""
     return full.removeprefix("slipway.").rsplit(".", 1)[0]
 
 
@@ -31,12 +31,11 @@ class Event(Contract, Generic[F]):
 
     Attributes:
         id: Also the message's `Nats-Msg-Id`.
-        source: `/slipway/<identity>`: whose key first published the event; of what comes from
-            outside, also of a repetition, its sender.
-        correlationid: The release; in `checkpoint.ready` the training run.
-        requeuedby: The administrator whose key published the event again, from the dead letters.
+        source: `/slipway/<identity>`: the identity that first published the event.
+        correlationid: Id of the release; of the training run in `checkpoint.ready`.
+        requeuedby: Administrator who published the event again from the dead letters.
 
-    The subject that the event is published on ends with its sender, which the bus checks (docs/adr/0019).
+    The NATS subject ends with the sender; the bus checks it (docs/adr/0019).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
@@ -57,17 +56,17 @@ class Event(Contract, Generic[F]):
 
     @property
     def origin(self) -> str:
-        """Return the identity in `source`; empty if it names none."""
+        """Return the identity in `source`; empty if `source` has another form."""
         return identity_in(self.source)
 
     @property
     def sender(self) -> str:
-        """Return the identity whose key published this event; empty if the event names none."""
+        """Return the identity that published this event; empty if the event names none."""
         return self.origin if self.requeuedby is None else identity_in(SOURCE_PREFIX + self.requeuedby)
 
     @property
     def nats_subject(self) -> str:
-        """Return the NATS subject that this event is published on."""
+        """Return the NATS subject of this event."""
         return nats_subject(self.type, self.subject, self.sender, self.environment)
 
 
@@ -77,7 +76,7 @@ def source_of(identity: str) -> str:
 
 
 def identity_in(source: str) -> str:
-    """Return the identity in a `source`; empty if it has none."""
+    """Return the identity in a `source`; empty if it has another form."""
     name = source.removeprefix(SOURCE_PREFIX)
     return name if name != source and re.fullmatch(IDENTITY_PATTERN, name) else ""
 
@@ -90,11 +89,11 @@ def nats_subject(type_: str, model: str, sender: str, environment: str = "produc
 
 
 def derived_id(cause_id: str, type_: str, key: str = "") -> str:
-    """Return the id of a fact that follows from another: the same cause always yields the same id."""
+    """Return the id of a fact with a cause: a UUID that is the same for the same arguments."""
     return str(uuid.uuid5(ID_NAMESPACE, f"{cause_id}|{type_}|{key}"))
 
 
 def plain(event: Event[Any]) -> dict[str, Any]:
-    """Return an event as JSON data, absent extensions left out (CloudEvents forbids null attributes)."""
+    """Return an event as JSON data without absent extensions (CloudEvents forbids null attributes)."""
     body: dict[str, Any] = event.model_dump(mode="json", by_alias=True)
     return {key: value for key, value in body.items() if value is not None}

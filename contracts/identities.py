@@ -1,4 +1,4 @@
-"""Identities on the bus: the services, the provisioner, and people and programs with their roles."""
+"""Identities on the bus: services, the provisioner, and users (people and programs) with roles."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .vocabulary import Contract, IdentityName, ModelName
 Role = Literal["publisher", "operator", "approver", "viewer", "administrator"]
 ROLES: tuple[Role, ...] = get_args(Role)
 PROVISIONER: Final = "provisioner"
-"""Creates streams, consumers and buckets; publishes nothing."""
+"""The identity that creates streams, consumers and buckets."""
 RESERVED: Final = frozenset({*SERVICES, PROVISIONER, "mirror", "agent"})
-"""Names that no person or program may have."""
+"""Names that users may not have."""
 _REFUSED: Final = re.compile(
     r"permissions violation for (?P<action>publish|subscription) to \"(?P<subject>[^\"]+)\"", re.IGNORECASE
 )
 _READING: Final = ("$js.api.", WorkProgressed.TYPE)
-"""Beginnings of the subjects that reading takes, as clients report them: in lower case."""
+"""Prefixes of the subjects that readers use, in lower case as clients report them."""
 
 PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
     "publisher": (f.CheckpointReady,),
@@ -39,7 +39,7 @@ PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
     "viewer": (),
     "administrator": (),
 }
-"""What each role publishes, under its own name; an administrator publishes every fact, also again (`requeuedby`)."""
+"""Facts that each role may publish under its own name; administrators may publish all."""
 
 PublicKey = Annotated[str, StringConstraints(pattern=r"^U[A-Z2-7]{55}$")]
 
@@ -48,11 +48,11 @@ class Identity(Contract):
     """A person or a program that may connect to the bus.
 
     Attributes:
-        name: A service, `provisioner`, or the name of a user.
-        roles: What a user may do; empty for services and the provisioner.
-        models: The models that a publisher may announce checkpoints of; empty for all, or all of its team.
-        team: The team whose models the identity may act on; None for all.
-        public_keys: The keys that are accepted now, the newest last: two while one is being replaced.
+        name: A service, `provisioner`, or a user.
+        roles: Roles of a user; empty for services and the provisioner.
+        models: Models that a publisher may announce checkpoints of; empty for all, or all of its team.
+        team: The identity may act on the models of this team only; None for all models.
+        public_keys: Accepted keys, newest last; two during a replacement.
     """
 
     name: IdentityName
@@ -63,10 +63,7 @@ class Identity(Contract):
 
 
 class Credential(BaseModel):
-    """An identity's secret, as its file holds it: a comment with the name, then the seed of its key (nkeys).
-
-    Other NATS clients read the file, too: they skip the comment.
-    """
+    """The secret of an identity. Its file has a comment with the name, then the seed of the nkey, as NATS expects."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,7 +71,7 @@ class Credential(BaseModel):
     seed: SecretStr
 
     def text(self) -> str:
-        """Return the content of the credential's file."""
+        """Return the content of the file."""
         return f"# Slipway identity {self.name}\n{self.seed.get_secret_value()}\n"
 
     @classmethod
@@ -95,7 +92,7 @@ _RENEWED = "run `slipway keys init`, and let the bus read them (SIGHUP)"
 
 
 def describe_refusal(error: str, name: str) -> str | None:
-    """Return the permission that the bus refused, and how it is granted; None if the error is no refusal.
+    """Return a sentence on the permission that the bus refused, with advice; None if the error is no refusal.
 
     Args:
         error: The server's error, as NATS clients report it.
@@ -132,5 +129,5 @@ def _how_granted(name: str, subject: str) -> str:
 
 
 def inbox_prefix(name: str) -> str:
-    """Return the first token of the subjects that an identity's answers come to."""
+    """Return the first token of an identity's reply subjects."""
     return f"_INBOX_{name}"

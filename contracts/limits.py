@@ -13,21 +13,18 @@ from pydantic.json_schema import JsonSchemaValue
 from .codes import ADVICE
 
 EVENT_BYTES = 256 * 1024
-"""The most bytes that one event from outside may have, as it arrives."""
+"""Maximum size of an external event in bytes."""
 TEXT_CHARACTERS = 2048
-"""The most characters of a text whose field states no limit of its own."""
+"""Maximum length of a text without a limit of its own."""
 ITEMS = 64
-"""The most entries of a list or a mapping whose field states no limit of its own."""
+"""Maximum number of entries of a list or mapping without a limit of its own."""
 KEY_BYTES, KEY_PART_BYTES = 1024, 255
-"""The most bytes of a key in an object store, and of one of its parts: the limits of S3 and of file systems."""
+"""Maximum bytes of an object key (S3), and of a part of it (file systems)."""
 
 
 @dataclass(frozen=True)
 class AtMost:
-    """The limit of a field, stated in its annotation; it is published in the schema and checked by `too_large`.
-
-    Parsing does not check it, so that what was written before a limit existed can still be read.
-    """
+    """Annotation: the size limit of a field, published in its schema and checked by `too_large`, not by parsing."""
 
     characters: int | None = None
     items: int | None = None
@@ -56,27 +53,27 @@ class TooLarge:
 
     @property
     def reason(self) -> str:
-        """Return the refused field with its size and limit as a sentence, without advice."""
+        """Return a sentence with field, size and limit."""
         return f"{self.field} has {self.size:,} {self.unit}; the limit is {self.limit:,}."
 
     @property
     def sentence(self) -> str:
-        """Return the reason, then the advice of the code `too_large`, as the registry rejects an event."""
+        """Return the reason, then the advice of the code `too_large`."""
         return f"{self.reason} {ADVICE['too_large']}"
 
     @property
     def details(self) -> dict[str, Any]:
-        """Return the field, its size, the limit and the unit as JSON data."""
+        """Return the fields as JSON data."""
         return {"field": self.field, "size": self.size, "limit": self.limit, "unit": self.unit}
 
 
 def event_too_large(body: bytes) -> TooLarge | None:
-    """Return why the bytes of an event from outside are too many; None if they are not."""
+    """Return the excess of an external event's size; None if it is within `EVENT_BYTES`."""
     return TooLarge("The event", len(body), EVENT_BYTES, "bytes") if len(body) > EVENT_BYTES else None
 
 
 def too_large(data: BaseModel) -> TooLarge | None:
-    """Return the first field of an event's data that is above its limit; None if all are below."""
+    """Return the first field that exceeds its limit; None without one."""
     return next(_of_model(data, ""), None)
 
 

@@ -1,4 +1,4 @@
-"""Manifests: the commits of the object store. Written once, after everything that they name."""
+"""Manifests of the object store: written once, after the objects that they name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _safe_path(path: str) -> str:
 
 
 class FileEntry(Contract):
-    """One file of a folder; its bytes are stored at `blobs/sha256/<2 hex>/<hex>` beside the manifests."""
+    """A file of a folder; its bytes are at `blobs/sha256/<2 hex>/<hex>`."""
 
     path: Annotated[str, AfterValidator(_safe_path)]
     digest: Digest
@@ -53,18 +53,18 @@ class FileEntry(Contract):
 
 
 class FolderManifest(Contract):
-    """A folder of files. The digest of its canonical JSON identifies the folder wherever it is stored."""
+    """A folder of files, identified by the digest of its canonical JSON."""
 
     kind: Literal["folder"] = "folder"
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
 
     @property
     def size_bytes(self) -> int:
-        """Return the total size of the files, in bytes."""
+        """Return the total size of the files in bytes."""
         return sum(file.size_bytes for file in self.files)
 
     def to_bytes(self) -> bytes:
-        """Return the canonical bytes: files sorted by path."""
+        """Return the canonical JSON, files sorted by path."""
         files = sorted((file.model_dump(mode="json") for file in self.files), key=lambda file: str(file["path"]))
         return canonical_json({"kind": self.kind, "files": files})
 
@@ -83,7 +83,7 @@ class BaseManifest(Contract):
 
 
 class _StoredModel(Contract):
-    """A model as files in the store, and how it was made.
+    """A model as files in the store, with cost and time of its creation.
 
     Attributes:
         serving: The serving settings of the version; None if none are set.
@@ -100,10 +100,10 @@ class _StoredModel(Contract):
 
 
 class MergedManifest(_StoredModel):
-    """A merged model: inputs, merge method, passed checks, files.
+    """A merged model: inputs, merge method and checks.
 
     Attributes:
-        settings_of: The manifest of the same files with the checkpoint's own settings; None if this is it.
+        settings_of: Manifest of the same files with the checkpoint's own settings; None if this manifest has them.
     """
 
     kind: Literal["merged"] = "merged"
@@ -120,11 +120,10 @@ class HeldOutWindow(Contract):
     """A window of held-out text as token ids, with its negative log-likelihood under two models.
 
     Attributes:
-        token_ids: The tokens, as the merged model's tokenizer returns them.
+        token_ids: Tokens of the merged model's tokenizer.
         reference_nll: Negative log-likelihood of all tokens but the first under the merged model, in nats.
-        nll: The same under the variant, reloaded from what was written.
-        reference_token_nlls: `reference_nll` token by token, so that a beginning of the window can be scored as well.
-        token_nlls: `nll` token by token.
+        nll: The same under the stored variant.
+        reference_token_nlls, token_nlls: The same by token, to score a prefix of the window.
     """
 
     token_ids: Annotated[tuple[int, ...], Field(min_length=2)]
@@ -135,18 +134,17 @@ class HeldOutWindow(Contract):
 
 
 class HeldOutText(Contract):
-    """The held-out text of a variant's quality measurement: a separate blob, so that it can be erased."""
+    """The held-out text of a variant's quality measurement, in a blob of its own that can be erased."""
 
     kind: Literal["held-out"] = "held-out"
     windows: tuple[HeldOutWindow, ...]
 
 
 class VariantManifest(_StoredModel):
-    """A quantised variant: its source, engine, settings, measured quality, and its files.
+    """A quantised variant: source, engine, settings and measured quality.
 
     Attributes:
-        held_out_text: The blob with what the quality was measured on (`HeldOutText`), so that a server of the files can
-            measure again on the same tokens. Erasing it changes no manifest.
+        held_out_text: Blob with the text of the measurement (`HeldOutText`), to repeat it on a server; may be erased.
     """
 
     kind: Literal["variant"] = "variant"
@@ -167,8 +165,9 @@ class VersionManifest(Lineage):
     """An immutable model version with its lineage: `versions/<model>/<version>/manifest.json`.
 
     Attributes:
-        quantised_base: The quantised base that the checkpoint was trained on, as in `MergeMethod`.
-        policy: The frozen release policy as JSON, which `policy_digest` is of.
+        quantised_base: As in `MergeMethod`.
+        policy: The frozen release policy as JSON.
+        policy_digest: Digest of `policy`.
     """
 
     kind: Literal["version"] = "version"
@@ -197,8 +196,8 @@ class ApprovalRecord(Contract):
     """An approval of a variant: `versions/<model>/<version>/approvals/<digest of the order's id>.json`.
 
     Attributes:
-        approved_by: The credential that published the order.
-        order_id: The order's event.
+        approved_by: Identity that published the order.
+        order_id: Id of the order's event.
     """
 
     kind: Literal["approval"] = "approval"
@@ -212,9 +211,9 @@ class ApprovalRecord(Contract):
 
 
 class DeploymentRecord(Contract):
-    """One deployment of a version, appended: `versions/<model>/<version>/deployments/<epoch>.json`.
+    """A deployment of a version: `versions/<model>/<version>/deployments/<epoch>.json`.
 
-    If epochs restarted, a second record of the same epoch is `<epoch>-<cause>.json`.
+    After epochs restarted, a second record of an epoch is `<epoch>-<cause>.json`.
     """
 
     kind: Literal["deployment"] = "deployment"
@@ -227,7 +226,7 @@ class DeploymentRecord(Contract):
 
 
 LockMode = Literal["governance", "compliance"]
-"""`governance`: a right of its own can lift it, which no identity of Slipway has. `compliance`: nothing can."""
+"""`governance`: removable by a privileged user; no identity of Slipway is one. `compliance`: not removable."""
 
 
 class _Report(Contract):
@@ -237,7 +236,7 @@ class _Report(Contract):
 
 
 class BenchmarkReport(BenchmarkFigures, _Report):
-    """A benchmark in full: load, both sides, ratios, quality, verdicts, prices, and every request."""
+    """A benchmark with its load and every request."""
 
     kind: Literal["benchmark"] = "benchmark"
     hardware: dict[str, Any]
@@ -246,11 +245,11 @@ class BenchmarkReport(BenchmarkFigures, _Report):
 
 
 class EvaluationReport(_Report):
-    """The evaluations of a candidate in full: every limit, every score, and every row.
+    """The evaluations of a candidate with every limit, score and row.
 
     Attributes:
         evaluation: The checkpoint's evaluation set; None without one.
-        method: Which scorers it was made by: scores of other ones are not comparable.
+        method: Version of the scorers; scores of different versions are not comparable.
     """
 
     kind: Literal["evaluation"] = "evaluation"

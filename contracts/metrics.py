@@ -1,4 +1,4 @@
-"""Prometheus metrics, each declared once: programs, reference, dashboards and rules use these names."""
+"""Prometheus metrics: names for programs, reference, dashboards and rules."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -6,12 +6,12 @@ from typing import Final, Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
 Shared = Literal["livesum", "livemin", "livemax"]
-"""How the gauges of several processes become one (prometheus_client's multiprocess modes)."""
+"""Combination of a gauge's values in several processes (multiprocess modes of prometheus_client)."""
 
 OTHER: Final = "other"
-"""The label of everything beyond the most values that a label may have."""
+"""Label value for all values beyond `LABEL_VALUES`."""
 LABEL_VALUES: Final = 500
-"""Most models, or targets, that one process gives labels of their own."""
+"""Maximum number of models, or targets, with a label value in one process."""
 
 HANDLING_S: Final = (0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800)
 TTFT_S: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30, 60)
@@ -26,13 +26,12 @@ class Metric:
     """A metric.
 
     Attributes:
-        name: Exported name, with a counter's `_total`; a histogram's series add `_bucket`, `_sum`, `_count`.
-        kind: Its type.
-        text: Description of the metric.
-        labels: The names of its labels.
+        name: Exported name, including `_total` of counters, without `_bucket`, `_sum` and `_count` of histograms.
+        text: Description.
+        labels: Names of the labels.
         buckets: Upper limits of a histogram's buckets.
-        services: The services that export it; empty: all.
-        shared: For a gauge of the gateway: how its workers' values are combined.
+        services: Services that export the metric; empty for all.
+        shared: Combination of a gauge's values over the gateway's workers.
     """
 
     name: str
@@ -48,22 +47,22 @@ class Metric:
 
     @property
     def bucket(self) -> str:
-        """Return the name of the series of a histogram's buckets."""
+        """Return the name of a histogram's bucket series."""
         return f"{self.name}_bucket"
 
     @property
     def sum(self) -> str:
-        """Return the name of the series of a histogram's sum."""
+        """Return the name of a histogram's sum series."""
         return f"{self.name}_sum"
 
     @property
     def count(self) -> str:
-        """Return the name of the series of a histogram's count."""
+        """Return the name of a histogram's count series."""
         return f"{self.name}_count"
 
     @property
     def series(self) -> tuple[str, ...]:
-        """Return the names of all series that the metric exports."""
+        """Return the names of all exported series."""
         return (self.bucket, self.sum, self.count) if self.kind == "histogram" else (self.name,)
 
 
@@ -372,4 +371,4 @@ NOTIFICATIONS = Metric(
 )
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
-"""All of them, in the order of their declaration."""
+"""All metrics in the order of their declaration."""

@@ -1,4 +1,4 @@
-"""Mirrors as an installation declares them: which models a registry outside shows."""
+"""Mirrors: the models that an external registry shows."""
 
 from typing import Literal
 
@@ -10,14 +10,14 @@ MirrorName = Literal["mlflow", "hub", "wandb"]
 
 
 class Mirror(StoredRecord):
-    """Which models are mirrored into a registry; its record in the bucket `mirrors` has the registry's name.
+    """The models that are mirrored into a registry; the key in the bucket `mirrors` is the registry's name.
 
-    A registry without a record shows every model. Addresses and secrets are settings of the mirror.
+    A registry without a record shows all models. Addresses and secrets are settings of the service.
 
     Attributes:
-        models: Only these; empty for all.
-        without: All but these; only together with no `models`.
-        paused: Nothing is written to the registry.
+        models: Models to mirror; empty for all.
+        without: Models to leave out; excludes `models`.
+        paused: Whether writing to the registry is paused.
     """
 
     registry: MirrorName

@@ -1,6 +1,6 @@
 """The release policy: the gates of a release, and the triggers that roll it back.
 
-Unknown fields are errors in a policy, and only there: a misspelt gate must not become a missing one.
+Unknown fields are errors in policies only: a misspelt gate must not be ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .vocabulary import MAX_COPIES, OnlyFor, Variant
 Metric = Literal["ttft_ms", "itl_ms", "e2e_ms", "tps_system", "tps_request", "error_ratio"]
 Statistic = Literal["mean", "p50", "p95", "p99"]
 FALSE_ALARM_EVERY = 168.0
-"""Hours in which the triggers of an active version may have one false alarm together, unless a policy says."""
+"""Default of `false_alarm_every`."""
 Hours = Annotated[float, Field(ge=1.0, le=87_600.0, exclude_if=lambda hours: hours == FALSE_ALARM_EVERY)]
 Objective = Literal["quality", "latency", "cost"]
 Seconds = Annotated[float, Field(gt=0)]
@@ -28,21 +28,21 @@ SourcePattern = Annotated[str, StringConstraints(max_length=300), AfterValidator
 
 
 class QualityGate(Strict):
-    """The most quality a variant may lose against the merged model."""
+    """Limits of a variant's quality loss against the merged model."""
 
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] | None = None
-    """Highest perplexity on held-out text, relative to the merged model."""
+    """Maximum perplexity on held-out text, relative to the merged model."""
     max_mean_kl: Annotated[float, Field(ge=0.0)] | None = None
-    """Highest mean Kullback-Leibler divergence from the merged model, in nats per token."""
+    """Maximum mean Kullback-Leibler divergence from the merged model, in nats per token."""
 
 
 class MetricGate(Strict):
-    """A bound on a benchmark figure, absolute or as a ratio to the baseline (higher figures bounded below)."""
+    """A bound of a benchmark figure, absolute or as a ratio to the baseline."""
 
     metric: Metric
-    """What is bounded; latencies in milliseconds, throughput in tokens per second."""
+    """The figure; latencies in milliseconds, throughput in tokens per second."""
     statistic: Statistic = "p95"
-    """The statistic of the requests' figures; without effect on `tps_system` and `error_ratio`."""
+    """Statistic over requests; without effect on `tps_system` and `error_ratio`."""
     max_value: float | None = None
     """Upper bound."""
     min_value: float | None = None
@@ -54,7 +54,7 @@ class MetricGate(Strict):
 
     @property
     def name(self) -> str:
-        """Return the name of the gate in reports: `ttft_ms.p95`."""
+        """Return the name in reports: `ttft_ms.p95`."""
         return self.metric if self.metric in ("tps_system", "error_ratio") else f"{self.metric}.{self.statistic}"
 
     @model_validator(mode="after")
@@ -74,50 +74,50 @@ class LoadProfile(Strict):
     output_tokens: Annotated[int, Field(ge=1, le=4096)] = 24
     """Tokens of each answer."""
     warmup_requests: Annotated[int, Field(ge=0)] = 2
-    """Requests to each side that are sent first and count in no figure."""
+    """Requests to each side before the measurement."""
     timeout_s: Seconds = 60.0
-    """Most time of one request; a longer one failed."""
+    """Timeout of a request."""
 
 
 class Promotion(Strict):
-    """Whether an operator must approve, and the deadline of the approval."""
+    """The approval of a release."""
 
     mode: Literal["automatic", "manual"] = "automatic"
     """`manual`: an operator approves before traffic moves."""
     approval_deadline_s: Seconds = 86_400.0
-    """How long a release waits for approval; then it expires."""
+    """Time limit of the approval; then the release expires."""
 
 
 class Approvals(Strict):
-    """Number of approvals and permitted approvers; used if `promotion.mode` is `manual`."""
+    """Number of approvals and permitted approvers if `promotion.mode` is `manual`."""
 
     count: Annotated[int, Field(ge=1, le=20)] = 1
-    """Different people who must approve the same digest."""
+    """Number of different approvers of the same digest."""
     not_by_publisher: bool = False
-    """Whether an approval by the publisher of the checkpoint is refused."""
+    """Whether the publisher of the checkpoint may not approve."""
 
 
 PASS_BETA = 0.05
-"""The probability with which a candidate of twice a limit passes, unless a policy says."""
+"""Default of `canary.beta`."""
 
 
 class Canary(Strict):
-    """Traffic shares before full promotion; without steps the release goes to 100 % at once."""
+    """Traffic shares before full promotion; without steps, the release goes to 100 % at once."""
 
     steps: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
-    """Shares of production traffic, rising; after the last one the target gets all. A first version has no canary."""
+    """Rising shares of production traffic before all traffic. A first version has no canary."""
     only_for: OnlyFor = ()
-    """Whose requests the first step draws alone, as `team:staff` and `key:alice`; its share is of theirs, and may be
-    above that of the next step."""
+    """Callers of the first step, as `team:staff` and `key:alice`; its share is that of their requests, and may exceed
+    the next step's."""
     min_requests: Annotated[int, Field(ge=1)] = 100
-    """Fewest requests of a step before it can pass."""
+    """Minimum requests of a step before it can pass."""
     beta: Annotated[float, Field(gt=0.0, lt=1.0, exclude_if=lambda beta: beta == PASS_BETA)] = PASS_BETA
-    """Probability that a version with twice the bad requests that a trigger allows passes the shadow and all steps. A
-    smaller one needs more requests."""
+    """Probability that a version with twice a trigger's allowed share of bad requests passes the shadow and all steps.
+    Smaller values need more requests."""
     deadline_s: Seconds = 3_600.0
-    """Most time of one step."""
+    """Time limit of a step."""
     on_deadline: Literal["ask", "promote"] = "ask"
-    """What happens to a step that is undecided at its deadline: it waits, and a person is asked, or it goes on."""
+    """Undecided steps at their deadline: `ask` waits for an operator, `promote` continues."""
 
     @model_validator(mode="after")
     def _steps_rise(self) -> Canary:
@@ -130,23 +130,23 @@ class Canary(Strict):
 
 
 class Shadow(Strict):
-    """Requests of callers that a candidate is asked as well before it takes any traffic; its answers are thrown away.
+    """Copies of requests to a candidate before it takes traffic; answers are discarded.
 
-    It comes before the first share of traffic, also where there are no canary steps; a first version has none. The
-    requests are drawn before their outcome. When a caller has its answer, the active version and the candidate are both
-    asked the same again, and where they differ decides.
+    The shadow precedes the first share of traffic, also without canary steps; a first version has none. Requests are
+    drawn before their outcome is known. After the caller's answer, the active version and the candidate are both asked
+    again; requests on which they differ decide.
     """
 
     share_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    """Share of the active version's requests that are drawn; requests are only asked again within spare capacity."""
+    """Share of the active version's requests that are drawn, within spare capacity."""
     duration_s: Seconds = 600.0
-    """Least time before it can pass."""
+    """Minimum time before it can pass."""
     min_requests: Annotated[int, Field(ge=1)] = 100
-    """Fewest requests that both versions were asked before it can pass."""
+    """Minimum requests to both versions before it can pass."""
     deadline_s: Seconds = 3_600.0
-    """Most time; without a verdict by then, too few requests were compared, or chance is not excluded."""
+    """Time limit."""
     on_deadline: Literal["ask", "continue"] = "ask"
-    """What happens at the deadline without a verdict: a person is asked, or the release goes on to its traffic."""
+    """Without a verdict at the deadline: `ask` waits for an operator, `continue` goes on."""
 
     @model_validator(mode="after")
     def _can_pass(self) -> Shadow:
@@ -159,49 +159,47 @@ class Shadow(Strict):
 
 
 class Pairs(Strict):
-    """Requests that a canary and the active version are asked again; the answers are thrown away."""
+    """Requests that a canary and the active version are asked again; answers are discarded."""
 
     share_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
-    """Share of the requests of both sides, drawn before their outcome, that both are asked again; 0 for none."""
+    """Share of the requests of both sides that are drawn before their outcome is known; 0 for none."""
 
 
 class Trigger(Strict):
-    """A limit on a metric, declared before deployment, and the action when evidence says that it is exceeded.
+    """A limit of a metric (`contracts.trigger_metrics`), and the action on evidence that it is exceeded.
 
-    The threshold bounds a figure of each request, and `allowed_ratio` the requests beyond it; or it bounds the share of
-    bad requests, or for `goodput_ratio` the least share of good ones. `contracts.trigger_metrics` declares the metrics.
+    The threshold limits the figure of each request, with `allowed_ratio` as the permitted share beyond it; or the share
+    of bad requests; or, for `goodput_ratio`, the minimum share of good requests.
 
     Attributes:
-        bound: `upper` if figures above the threshold are bad, `lower` if those below it are; None for the metric's own,
-            which is `lower` for `logprob_mean` and `goodput_ratio`. Only `output_tokens` takes either: two triggers
-            bound it on both sides.
+        bound: `upper` if figures above the threshold are bad, `lower` if figures below it are; None for the metric's
+            own. Only `output_tokens` takes both values.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    """Unique in the policy; alerts and rollbacks name it."""
+    """Unique name in the policy, alerts and rollbacks."""
     metric: TriggerMetric
-    """What is observed of each request."""
+    """The observed metric."""
     threshold: float
-    """Limit of the figure of a request, or of the share of bad requests, by metric."""
+    """Limit of a request's figure, or of the share of bad requests, by metric."""
     bound: Annotated[Literal["upper", "lower"] | None, Field(exclude_if=lambda bound: bound is None)] = None
     allowed_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Share of requests that may be beyond the threshold, for metrics with a figure of each request."""
+    """Permitted share of requests beyond the threshold, for metrics with a figure of each request."""
     own_factor: Annotated[float | None, Field(gt=1.0, le=10.0, exclude_if=lambda factor: factor is None)] = None
-    """While the version is active, at most this factor of its own share of bad requests in its first hour with traffic
-    is allowed, too; None for the declared limit alone."""
+    """Also limits an active version to this factor of its share of bad requests in its first hour with traffic; None
+    for the declared limit alone."""
     window_s: Seconds = 60.0
-    """An alert is resolved when so long a time, or the newest ten requests if it had fewer, was within the limit, and
-    stayed so as long again."""
+    """An alert is resolved after two such periods within the limit; a period with fewer than ten requests is judged by
+    the newest ten."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.001
-    """Probability of a false alarm of a candidate, in each of two tests in an hour of its shadow and of each share of
-    traffic, and of drift in each comparison. Of the active version, `false_alarm_every` of the policy says how often
-    there is one."""
+    """Probability of a false alarm about a candidate, in each of two tests per hour of its shadow and of each traffic
+    share; for drift, in each comparison. For the active version see `false_alarm_every` of the policy."""
     min_requests: Annotated[int, Field(ge=1)] = 20
-    """Fewest requests of a candidate before there is an alert, judged together when they are complete, so that a cold
-    start among them is outweighed. The active version needs none: its evidence is counted in blocks of two seconds."""
+    """Minimum requests of a candidate before an alert; they are judged together, to outweigh a cold start. Without
+    effect on the active version."""
     action: Literal["automatic", "manual"] = "automatic"
-    """`automatic` moves traffic to the previous version at once and must be rehearsed (`evaluation_drop`: another one
-    must); `manual` raises an alert."""
+    """`automatic` moves traffic to the previous version and must be rehearsed (for `evaluation_drop`, another trigger
+    must); `manual` raises an alert only."""
 
     @property
     def rule(self) -> MetricRule:
@@ -210,7 +208,7 @@ class Trigger(Strict):
 
     @property
     def is_lower_bound(self) -> bool:
-        """Return whether figures below the threshold are bad, so that a lower threshold asks for less."""
+        """Return whether figures below the threshold are bad."""
         return (self.rule.bound or self.bound) == "lower"
 
     @model_validator(mode="after")
@@ -235,9 +233,9 @@ class Trigger(Strict):
 
 
 class Deadlines(Strict):
-    """Time limit of each step, in seconds, after which a release ends as expired.
+    """Time limits of the steps in seconds, after which a release expires.
 
-    After `quantise_s` it continues with the variants that are quantised, and ends only if there is none.
+    After `quantise_s` it continues with the quantised variants, if there are any.
     """
 
     merge_s: Seconds = 3_600.0
@@ -253,78 +251,74 @@ class Deadlines(Strict):
     rehearsal_s: Seconds = 3_600.0
     """Until the rollback was rehearsed."""
     queue_s: Seconds = 86_400.0
-    """How long a registered version waits for an earlier release of its model."""
+    """Wait of a registered version for earlier releases of its model."""
     traffic_s: Seconds = 1_800.0
     """Until a change of traffic is carried out."""
 
 
 class ReleasePolicy(Strict):
-    """Everything a release must satisfy, frozen when it is opened."""
+    """The policy of a release, frozen when it is opened."""
 
     quality: dict[Variant, QualityGate] = {}
-    """The most that each variant may lose by quantisation."""
+    """Limits of the quality loss of each variant."""
     gates: tuple[MetricGate, ...] = ()
-    """Bounds on figures of the benchmark."""
+    """Bounds of benchmark figures."""
     load: LoadProfile = LoadProfile()
     """The load of the benchmark."""
     evaluations: Annotated[Evaluations, Field(exclude_if=lambda declared: declared == Evaluations())] = Evaluations()
-    """What answers of a candidate must be, beside the active version's and an anchor's, before it takes traffic."""
+    """Evaluations of a candidate's answers against the active version and an anchor, before it takes traffic."""
     objective: Objective = "quality"
-    """What the choice among passing variants optimises."""
+    """Objective of the choice among passing variants."""
     promotion: Promotion = Promotion()
     """Whether an operator approves."""
     approvals: Approvals = Approvals()
-    """How many approve a manual promotion, and who may."""
+    """Number of approvals of a manual promotion, and permitted approvers."""
     sources: Annotated[tuple[SourcePattern, ...] | None, Field(max_length=64)] = None
-    """Folders outside the store that weights may come from, such as `hf://acme/*` and `file:///mnt/models/support/*`.
-
-    Without it, what the installation allows. A release must satisfy the stored policy's and its own.
-    """
+    """External folders that weights may come from, such as `hf://acme/*` and `file:///mnt/models/support/*`; by default
+    those that the installation allows. The stored policy and the release's own both apply."""
     shadow: Annotated[Shadow | None, Field(exclude_if=lambda shadow: shadow is None)] = None
-    """Requests that a candidate is asked unseen before it takes traffic; without it, there is no shadow."""
+    """Copies of requests to a candidate before it takes traffic; by default none."""
     canary: Canary = Canary()
     """Traffic shares before all traffic."""
     rehearsal: Literal["required", "not_required"] = "required"
     """Whether each automatic trigger is rehearsed in staging first."""
     rehearsal_valid_s: Seconds = 604_800.0
-    """How long a rehearsal's certificate counts."""
+    """Validity of a rehearsal's certificate."""
     judgement_s: Annotated[Seconds, Field(exclude_if=lambda seconds: seconds == JUDGEMENT_S)] = JUDGEMENT_S
-    """How long the shadow of a version that an alert suspended may take for a verdict; then a person decides."""
+    """Time limit of a suspended version's shadow; then an operator decides."""
     after_move: Annotated[Literal["canary", "stay"], Field(exclude_if=lambda after: after == "canary")] = "canary"
-    """What a version does that an alert suspended and its shadow cleared: it returns as a canary, or waits."""
+    """A suspended version that its shadow cleared returns as a canary, or stays suspended."""
     serve: Annotated[Literal["merged", "adapter"], Field(exclude_if=lambda serve: serve == "merged")] = "merged"
-    """What of a LoRA is served: the merged model, or the adapter, loaded into attached vLLM (`attach --adapters`)."""
+    """Served form of a LoRA: the merged model, or the adapter, loaded into attached vLLM (`attach --adapters`)."""
     no_previous: Literal["base", "hold"] = "base"
-    """What a first version rolls back to: the base model, or (`hold`) nothing."""
+    """Rollback target of a first version: the base model, or (`hold`) none."""
     on_newer: Literal["queue", "supersede"] = "queue"
-    """Whether a newer version waits for this release, or ends it."""
+    """A newer version waits for this release (`queue`), or ends it."""
     triggers: Annotated[tuple[Trigger, ...], Field(min_length=1)]
-    """What raises alerts and rolls back; at least one."""
+    """Conditions that raise alerts and roll back; at least one."""
     false_alarm_every: Hours = FALSE_ALARM_EVERY
-    """Hours with traffic in which the triggers together may have one false alarm about the active version."""
+    """Mean hours with traffic between false alarms of all triggers together about the active version."""
     pairs: Annotated[Pairs, Field(exclude_if=lambda pairs: pairs == Pairs())] = Pairs()
-    """Requests that a canary and the active version are asked again, so that only what differs is evidence."""
+    """Requests that a canary and the active version are asked again; requests on which they differ are evidence."""
     copies: Annotated[int, Field(ge=1, le=MAX_COPIES, exclude_if=lambda copies: copies == 1)] = 1
-    """On how many Tritons the version is loaded once it is active; fewer where the fleet has no more for it.
-
-    A copy is loaded only where the version that is active, or behind, is not, and where the memory for it is free.
-    """
+    """Number of Tritons to load the active version on, fewer without free memory; copies are placed on Tritons without
+    the active and the previous version."""
     deadlines: Deadlines = Deadlines()
-    """How long each step may take."""
+    """Time limits of the steps."""
     attesters: Annotated[
         dict[RequiredStep, Annotated[tuple[AttesterPattern, ...], Field(min_length=1)]],
         Field(exclude_if=lambda attesters: not attesters),
     ] = {}
-    """Who may attest a step: services, or full ids of keys. A step that is not named takes every listed key."""
+    """Services or full key ids that may attest a step; all listed keys for other steps."""
 
     @property
     def automatic(self) -> tuple[Trigger, ...]:
-        """Return the triggers that roll back without an operator."""
+        """Return the triggers that roll back automatically."""
         return tuple(trigger for trigger in self.triggers if trigger.action == "automatic")
 
     @property
     def rehearsed(self) -> tuple[Trigger, ...]:
-        """The automatic triggers that a fault can make fire; each of them must have been rehearsed."""
+        """Return the automatic triggers that a fault can make fire; they must be rehearsed."""
         return tuple(trigger for trigger in self.automatic if trigger.rule.fault)
 
     @model_validator(mode="after")

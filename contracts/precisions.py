@@ -1,4 +1,4 @@
-"""The precisions, each declared once in `PRECISIONS`: method and runtimes (docs/extending.md)."""
+"""The precisions of variants: quantisation method and hardware (docs/extending.md)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ class Precision:
     """A precision.
 
     Attributes:
-        method: How it is quantised; the quantiser's `compression.py` has the steps of each.
-        scheme: Its preset in compressed-tensors; None for 16 bit.
-        grouped: Weights share a scale in groups of input channels, which must divide the layers' widths; without
-            calibration, only the others can be made, by rounding to nearest.
-        samples: Calibration windows by default, chosen by the figures in docs/benchmarks.md; 0 if it takes none.
-        tokens: Length of such a window.
-        perplexity_ratio: The gate in the policy that `slipway policy init` writes; None for no gate.
-        capability: The lowest compute capability that serves it. Everything outside of quantised products is computed
-            in bfloat16, which needs 8.0.
-        on_cpu: vLLM serves it on a CPU without emulating its products.
+        method: Quantisation method; `compression.py` of the quantiser has its steps.
+        scheme: Preset of compressed-tensors; None for 16 bit.
+        grouped: Whether groups of input channels share a scale: group sizes must divide the layers' widths, and
+            calibration is required.
+        samples: Default number of calibration windows (docs/benchmarks.md); 0 without calibration.
+        tokens: Tokens of a calibration window.
+        perplexity_ratio: Gate in the policy of `slipway policy init`; None for no gate.
+        capability: Lowest compute capability that serves it; bfloat16 outside of quantised products needs 8.0.
+        on_cpu: Whether vLLM computes its products on a CPU without emulation.
     """
 
     method: Method

@@ -1,4 +1,4 @@
-"""The registry's records of releases, with their measurements, as clients read them."""
+"""The parts of the registry's records that clients read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .vocabulary import Contract, Digest, Variant
 
 
 class RecordedRelease(Contract):
-    """Of the registry's record of a release."""
+    """Part of the registry's record of a release."""
 
     opened: ReleaseOpened
     progress: ReleaseProgress
@@ -20,13 +20,13 @@ class RecordedRelease(Contract):
 
 
 class ReleasesOfModel(Contract):
-    """Of the registry's record of a model: its releases that may not have ended, and the version of each."""
+    """Part of the registry's record of a model: open releases, and the version of each release."""
 
     open: tuple[str, ...] = ()
     reservations: dict[str, int] = Field(default_factory=dict)
 
     def ids(self, version: int | None = None) -> tuple[str, ...]:
-        """Return the releases in progress, and those of a version, by default of the newest."""
+        """Return the ids of open releases and of a version's releases, by default the newest version's."""
         version = version or max(self.reservations.values(), default=0)
         named = (release_id for release_id, number in self.reservations.items() if number == version)
         return tuple(dict.fromkeys((*self.open, *named)))

@@ -1,4 +1,4 @@
-"""Versioned records of services in their buckets, with the facts that each has yet to publish."""
+"""Records with an outbox, and keys of records."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .vocabulary import ENVIRONMENTS, Contract, Environment, Instant, ModelName,
 
 
 class OutboxEntry(Contract):
-    """A fact that a record has decided and that may not be published yet.
+    """A decided fact that may be unpublished.
 
     Attributes:
-        id: Id of the event. It follows from the cause, so that the same decision always names the same fact.
-        key: Distinguishes it from other facts of its type with the same cause.
+        id: Id of the event, derived from the cause: repeated decisions have the same id.
+        key: Distinguishes facts of the same type and cause.
         data: The fact as JSON.
-        cause_id: The event that led to it; None if time alone did.
-        decided_at: When it was decided: the log is searched from then on.
+        cause_id: Id of the causing event; None if only time caused it.
+        decided_at: Time of the decision; the log is searched from then on.
     """
 
     id: str
@@ -32,7 +32,7 @@ class OutboxEntry(Contract):
 
 
 class OutboxRecord(StoredRecord):
-    """A record with an outbox: facts are written with the record, published afterwards, then removed."""
+    """A record with an outbox: facts are stored with the record, then published and removed."""
 
     outbox: tuple[OutboxEntry, ...] = ()
 
@@ -52,16 +52,16 @@ def outbox_entry(
 
     Args:
         fact: The fact.
-        model: The model that it is about.
-        cause_id: The event that led to it; None only together with an `id`.
-        correlation_id: The release, alert or order that it belongs to.
-        decided_at: The time of the decision.
-        key: Distinguishes several facts of one type that follow from the same cause.
-        environment: Where it is published.
-        id: Id of the event, where it does not follow from the cause.
+        model: Subject of the event.
+        cause_id: Id of the causing event; None requires `id`.
+        correlation_id: Id of the release, alert or order.
+        decided_at: Time of the decision.
+        key: Distinguishes facts of the same type and cause.
+        environment: Environment of the event.
+        id: Id of the event if it is not derived from the cause.
 
     Raises:
-        ValueError: There is neither a cause nor an id.
+        ValueError: Both `cause_id` and `id` are None.
     """
     if id is None and cause_id is None:
         raise ValueError(f"{fact.TYPE} needs a cause or an id")
@@ -79,12 +79,12 @@ def outbox_entry(
 
 
 def record_key(environment: Environment, model: str) -> str:
-    """Return the key of a record that there is for each model and environment."""
+    """Return the key of a record per model and environment."""
     return f"{environment}.{model}"
 
 
 def parse_record_key(key: str) -> tuple[Environment, str] | None:
-    """Return the environment and the model that a record's key names; None if it does not."""
+    """Return environment and model of a record's key; None if it has another form."""
     prefix, _, model = key.partition(".")
     environment = next((environment for environment in ENVIRONMENTS if environment == prefix), None)
     return (environment, model) if environment and model else None

@@ -1,4 +1,4 @@
-"""The desired production state of a model; `decisions.routes.edits` has the only functions that edit it."""
+"""Routes: the desired production state of a model, edited by `decisions.routes.edits` only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .vocabulary import MAX_COPIES, Contract, Deployable, Instant, ModelName, On
 
 
 class ServedTarget(Deployable):
-    """A target that is loaded and answers, with everything that a gateway needs to send requests to it.
+    """A loaded target with the data that gateways need.
 
     Attributes:
-        endpoints: Where gateways reach it; they share the requests among these.
-        pair_ratio: Share of requests that a canary and the active version are both asked, from its release's policy.
-        copies: On how many endpoints it is to be loaded, from its release's policy; fewer where no memory is free.
+        endpoints: Addresses for gateways, which balance requests among them.
+        pair_ratio: Share of requests that a canary and the active version are both asked again, by its policy.
+        copies: Number of endpoints to load it on by its policy, fewer without free memory.
     """
 
     endpoints: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -28,13 +28,13 @@ class ServedTarget(Deployable):
 
 
 class CanaryShare(Contract):
-    """A target that takes a share of production traffic as a canary; weight 0 means that it was aborted.
+    """A canary with its share of production traffic; weight 0: aborted.
 
     Attributes:
-        only_for: Whose requests are drawn for it, and asked of both versions; empty for everyone's.
-        away_until: Until then it takes no traffic, so that the active version is seen without it.
-        times_away: How often its traffic was taken away since this share began.
-        returns: The suspension that it returns from; without all traffic, it goes back there. None for a candidate.
+        only_for: Callers with requests for the canary; empty for all.
+        away_until: Time until which it takes no traffic, to observe the active version without it.
+        times_away: Number of times that its traffic was taken away at this share.
+        returns: Suspension of a returning version, restored if its canary ends without promotion; None for a candidate.
     """
 
     served: ServedTarget
@@ -46,22 +46,22 @@ class CanaryShare(Contract):
 
 
 class ShadowShare(Contract):
-    """A target without traffic that gets copies of a share of the active target's requests; 0: aborted."""
+    """A target that gets copies of a share of the active target's requests, and no traffic; share 0: aborted."""
 
     served: ServedTarget
     share_ratio: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Suspended(Contract):
-    """A target that an alert's rollback took out of traffic: it stays loaded until a verdict or a person's decision.
+    """A target that an alert's rollback took out of traffic; it stays loaded until a verdict or an operator's decision.
 
     Attributes:
-        cause: The alert that moved traffic.
-        since: Time of the move.
-        trigger: The trigger of that alert, if the target's shadow can judge it; else empty, and a person decides.
-        verdict: Verdict of its shadow; None before. A confirmed target is quarantined.
-        evidence: The figures of the verdict.
-        returned_by: Id of the event that returns it, as a new release; empty if it does not return.
+        cause: Id of the alert.
+        since: Time of the rollback.
+        trigger: The alert's trigger if the target's shadow can judge it; empty if an operator must decide.
+        verdict: Verdict of its shadow; None before one. Confirmed targets are quarantined.
+        evidence: Figures of the verdict.
+        returned_by: Id of the event that returns the target by a new release; empty if it does not return.
     """
 
     served: ServedTarget
@@ -74,7 +74,7 @@ class Suspended(Contract):
 
 
 class Returned(Contract):
-    """A target that came back, or was let, after it was suspended."""
+    """The return of a suspended target, or its permission."""
 
     target: Target
     at: Instant
@@ -87,16 +87,15 @@ class Route(StoredRecord):
     """The targets that serve production for one model, and their shares.
 
     Attributes:
-        epoch: Rises with every change.
-        moves: How many of the last changes gave targets other endpoints, said more of suspended ones, or took traffic
-            of a canary away for a minute, one after the other. An order that names its target counts for the epochs
-            before them, too.
-        shadow: The candidate that is asked what callers asked, before it takes traffic.
-        previous: The target that a rollback goes to; it stays loaded.
+        epoch: Number of the change, rising.
+        moves: Number of last consecutive changes without another version in traffic: of endpoints, notes on suspended
+            targets, or a canary's absence for a minute. Orders for the epochs before them stay valid.
+        shadow: Candidate that gets copies of requests before it takes traffic.
+        previous: Target of a rollback; stays loaded.
         history: Targets that were active before `previous`, newest first.
-        quarantined: Targets that were rolled back and take no traffic until their quarantine is lifted.
+        quarantined: Targets without traffic until their quarantine is lifted.
         suspended: Targets that an alert took out of traffic, newest first.
-        returned: The last of them that returned; by itself each does once.
+        returned: The last returns of suspended targets.
         cause_id: Id of the event that caused the last change.
         edit_cause_id: Id of the event that caused the last change before the moves; empty without moves.
     """
@@ -117,18 +116,18 @@ class Route(StoredRecord):
 
     @property
     def last_edit_id(self) -> str:
-        """Id of the event that caused the last change that was no move; empty if that is not known."""
+        """Return the id of the event that caused the last change that is not a move; empty if unknown."""
         return self.edit_cause_id if self.moves else self.cause_id
 
     @property
     def canary_in_traffic(self) -> CanaryShare | None:
-        """The canary that answers a share of the callers; None without one."""
+        """Return the canary if it takes traffic."""
         canary = self.canary
         return None if canary is None or not canary.weight_ratio or self.is_barred(canary.served.target) else canary
 
     @property
     def by_role(self) -> dict[RouteRole, ServedTarget]:
-        """The active, canary, shadow and previous targets by role, in this order."""
+        """Return the active, canary, shadow and previous targets by role, in this order."""
         canary = self.canary_in_traffic
         served = (self.active, canary.served if canary is not None else None, self.shadowed, self.previous)
         roles: tuple[RouteRole, ...] = ("active", "canary", "shadow", "previous")
@@ -136,19 +135,19 @@ class Route(StoredRecord):
 
     @property
     def in_traffic(self) -> tuple[ServedTarget, ...]:
-        """The targets that answer callers: the active one first, then the canary."""
+        """Return the targets that answer callers: active, then canary."""
         return tuple(target for role, target in self.by_role.items() if role in ("active", "canary"))
 
     @property
     def shadowed(self) -> ServedTarget | None:
-        """The candidate that gets copies of callers' requests; None without one."""
+        """Return the candidate that gets copies of requests; None without one."""
         shadow = self.shadow
         usable = shadow is not None and shadow.share_ratio > 0.0 and not self.is_barred(shadow.served.target)
         return shadow.served if shadow is not None and usable else None
 
     @property
     def judged(self) -> Suspended | None:
-        """The newest suspended target that its shadow judges; None while a candidate is in the shadow."""
+        """Return the newest suspended target that a shadow is to judge; None while a candidate is in the shadow."""
         if self.shadowed is not None:
             return None
         return next((entry for entry in self.suspended if entry.trigger and entry.verdict is None), None)
@@ -166,5 +165,5 @@ class Route(StoredRecord):
         return next((entry for entry in self.suspended if entry.served.target == target), None)
 
     def is_barred(self, target: Target) -> bool:
-        """Return whether a target must take no traffic: it is quarantined or suspended."""
+        """Return whether a target is quarantined or suspended."""
         return self.is_quarantined(target) or self.suspension(target) is not None

@@ -1,4 +1,4 @@
-"""The runtimes of a serving fleet and their targets, as server-manager last saw them: `servers/<fleet>.runtimes`."""
+"""Endpoints of a serving fleet and their targets, recorded by server-manager: `servers/<fleet>.runtimes`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Final, Literal
 from .vocabulary import Contract, Instant, Runtime, Target
 
 DEFAULT_RUNTIME: Final = "default"
-"""Name of the runtime that serves versions whose settings name none."""
+"""Name of the runtime for versions without a runtime in their settings."""
 RUNTIMES_SUFFIX: Final = ".runtimes"
-"""Ending of the key, after the name of the fleet."""
+"""Suffix of the key after the fleet's name."""
 LEADER_SUFFIX: Final = ".leader"
-"""Ending of the key of the fleet's lease, in the same bucket: the server-manager that runs renews it every 2 s."""
+"""Key suffix of the fleet's lease in the same bucket, renewed every 2 s by the leading server-manager."""
 EndpointState = Literal["serving", "draining", "drained", "silent", "fenced"]
-"""`silent` does not answer server-manager, `fenced` answers only a process with a higher term; both may still serve."""
+"""`silent`: does not answer server-manager. `fenced`: answers a process with a higher term only. Both may serve."""
 
 
 class RunningTarget(Contract):
     """A target on an endpoint.
 
     Attributes:
-        phase: How far it is: `loading`, `ready`, `failed`, …
-        runtime: What was there when it was loaded; None if that is not known.
-        memory_bytes: What it reserves.
-        measured_bytes: The most memory that these files were seen to take on an endpoint; 0 if not known.
-        given_up: It cannot be loaded: its files are refused, or five of its loads failed on this endpoint.
+        phase: `loading`, `ready`, `failed`, …
+        runtime: Runtime of the endpoint when it was loaded; None if unknown.
+        memory_bytes: Reserved memory.
+        measured_bytes: Largest memory use measured for these files; 0 if unknown.
+        given_up: Loading was abandoned: the files are refused, or five loads failed on this endpoint.
     """
 
     target: Target
@@ -36,24 +36,23 @@ class RunningTarget(Contract):
 
 
 class FleetRuntime(Contract):
-    """An endpoint of a fleet that serves a runtime, and its targets; a runtime may have several.
+    """An endpoint of a fleet and its targets; several endpoints may have the same runtime.
 
     Attributes:
-        name: `default`, or the name that serving settings use.
-        endpoint: How gateways reach it, `host:port`.
-        answers: Whether it answered when it was last asked.
-        runtime: Engine, server and digest; None if not known.
-        endpoint_name: The endpoint's name in server-manager; empty in records of an earlier release.
-        reserved_bytes: Bytes reserved by its targets.
-        memory_budget_bytes: Limit of reservations, alone or with other endpoints; 0 if not known.
-        free_bytes: Unreserved bytes of the budget.
-        copies: Names of targets that it holds, or loads, while another endpoint serves them.
-        drained: Whether it takes nothing new, and is to be empty.
-        drained_by: Author of the drain.
-        drain_reason: The reason.
-        waits_for: The obstacle to emptying it that needs an operator, if any.
-        fenced: Whether its agent refuses the process that leads, because another one has a higher term.
-        since: Start of its state, by the clock of the process that first saw it; None if not known.
+        name: Name of the runtime in serving settings, or `default`.
+        endpoint: Address for gateways, `host:port`.
+        answers: Whether it answered the last request.
+        runtime: Engine, server and digest; None if unknown.
+        endpoint_name: Name in server-manager.
+        reserved_bytes: Memory reserved by its targets.
+        memory_budget_bytes: Limit of reservations, possibly shared with other endpoints; 0 if unknown.
+        free_bytes: Unreserved memory of the budget.
+        copies: Names of targets that it holds or loads while another endpoint serves them.
+        drained: Whether it gets no new targets and is to be emptied.
+        drained_by, drain_reason: Author and reason of the drain.
+        waits_for: Obstacle to emptying it that an operator must remove; empty for none.
+        fenced: Whether its agent refuses the leading process because another process has a higher term.
+        since: Begin of its state by the clock of the first observer; None if unknown.
     """
 
     name: str
@@ -75,7 +74,7 @@ class FleetRuntime(Contract):
 
     @property
     def state(self) -> EndpointState:
-        """The endpoint's state in server-manager; gateways may still eject a serving endpoint."""
+        """Return the endpoint's state in server-manager; gateways may eject a serving endpoint."""
         if not self.answers:
             return "fenced" if self.fenced else "silent"
         if not self.drained:
@@ -84,6 +83,6 @@ class FleetRuntime(Contract):
 
 
 class FleetRuntimes(Contract):
-    """All endpoints of a fleet, those of the default runtime among them."""
+    """All endpoints of a fleet."""
 
     runtimes: tuple[FleetRuntime, ...] = ()

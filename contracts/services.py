@@ -1,4 +1,4 @@
-"""Streams, consumed and emitted facts by service: the source of provisioning, ACLs and the AsyncAPI document."""
+"""Streams, and the facts and records of each service: source of provisioning, permissions and AsyncAPI document."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from .vocabulary import MODEL_NAME_PATTERN, Contract, Environment
 Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_ORDERS", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
 
 Peer = Literal["triton", "agent", "gateway", "outside"]
-"""What a service connects to besides bus and store. `agent` is that of a Triton; `outside` is beyond the installation:
-hubs, registries, receivers of alerts."""
+"""Peers of a service besides bus and store: `agent` of a Triton; `outside`: hubs, registries, receivers of alerts."""
 
 INBOX: Stream = "SLIPWAY_INBOX"
 ORDERS: Stream = "SLIPWAY_ORDERS"
@@ -43,7 +42,7 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
     "servers": ("*.leader", "*.runtimes"),
     "staging-routes": ("{model}",),
 }
-"""By KV bucket: the keys whose records tell of one model only, or of none; who may read one model reads these."""
+"""Keys by KV bucket that members of a team may read: records about one of their models, or about no model."""
 
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
@@ -55,7 +54,7 @@ NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
 @dataclass(frozen=True)
 class Exchange:
-    """Requests that a service answers, on subjects without a stream: `subject`, model and sender."""
+    """Requests to a service on `<subject>.<model>.<sender>`, without a stream."""
 
     subject: str
     request: type[Contract]
@@ -63,7 +62,7 @@ class Exchange:
 
     @property
     def filter(self) -> str:
-        """Return the filter for requests of all models and senders."""
+        """Return the subject filter for all models and senders."""
         return f"{self.subject}.*.*"
 
 
@@ -104,7 +103,7 @@ class ServiceContract:
 
     @property
     def reads(self) -> tuple[tuple[type[Fact], Environment], ...]:
-        """All facts that the service reads, by environment: one durable consumer each."""
+        """Return the facts and environments that the service reads, each by a durable consumer."""
         production: tuple[tuple[type[Fact], Environment], ...] = tuple((fact, "production") for fact in self.consumes)
         return (*production, *((fact, "staging") for fact in self.staging))
 
@@ -230,11 +229,11 @@ SERVICES: dict[str, ServiceContract] = {
     )
 }  # fmt: skip
 OPTIONAL: Final = ("mirror", "notifier")
-"""Services that are started only if they are configured."""
+"""Services that run only if configured."""
 
 
 def stream_of(fact: type[Fact]) -> Stream | None:
-    """Return the stream that stores a fact; None for a fact that is not stored."""
+    """Return the stream that stores a fact; None if none does."""
     if fact in NOT_STORED:
         return None
     if fact in FROM_OUTSIDE:
@@ -243,10 +242,10 @@ def stream_of(fact: type[Fact]) -> Stream | None:
 
 
 def stream_subjects(stream: Stream) -> list[str]:
-    """List the subjects of a stream explicitly.
+    """Return the subjects of a stream.
 
-    Inbox and orders take every version of what outsiders publish, so that an unknown version can be answered with a
-    rejection instead of silence. They are two streams, so that any number of announcements blocks no order.
+    Inbox and orders store all versions of external events: unknown versions are rejected with a fact. They are separate
+    streams so that announcements cannot block orders.
     """
     if stream == DEADLETTER:
         return [f"{DEADLETTER_PREFIX}.>"]
@@ -258,14 +257,14 @@ def stream_subjects(stream: Stream) -> list[str]:
 
 
 def dead_letter_subject(service: str, subject: str) -> str:
-    """Return the subject of a service's dead letter: it names the model of the message, or `_` if it has none."""
+    """Return the subject of a service's dead letter, with the model of the message, or `_` without a model."""
     tokens = subject.split(".")
     model = tokens[-2] if len(tokens) > 2 else ""
     return f"{DEADLETTER_PREFIX}.{model if re.fullmatch(MODEL_NAME_PATTERN, model) else '_'}.{service}"
 
 
 def emitters(fact: type[Fact]) -> tuple[str, ...]:
-    """Return the services that a fact is accepted from; none for a fact from outside."""
+    """Return the services that may publish a fact; empty for external facts."""
     if fact is f.WorkAbandoned:
         return tuple(service.name for service in SERVICES.values() if service.consumes)
     return tuple(service.name for service in SERVICES.values() if fact in service.emits)
@@ -278,7 +277,7 @@ def durable_name(service: str, fact: type[Fact], environment: Environment = "pro
 
 
 def filter_subject(fact: type[Fact], environment: Environment = "production") -> str:
-    """Return the subject filter of a fact's consumers; from the inbox also other versions, to be answered."""
+    """Return the subject filter of a fact's consumers; for external facts it matches all versions."""
     if environment == "staging":
         return f"{fact.TYPE.replace('slipway.', 'slipway.staging.', 1)}.*.*"
     return fact.TYPE.rsplit(".", 1)[0] + ".>" if fact in FROM_OUTSIDE else f"{fact.TYPE}.*.*"

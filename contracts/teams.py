@@ -10,14 +10,13 @@ from .vocabulary import Contract, IdentityName, ModelName
 
 
 class TeamQuota(Contract):
-    """The limits of a team's use; None for no limit.
+    """The limits of a team; None for no limit.
 
     Attributes:
-        releases: Releases of its models that are under way at the same time.
-        announcements_per_minute: Checkpoints of its models that are accepted within a minute. The registry keeps the
-            time of each.
-        stored_bytes: Bytes in the store of its models: checkpoints, and merged models and variants of versions.
-        tokens_per_month: Tokens of prompts and answers in each calendar month (UTC), of all of its keys of the API.
+        releases: Open releases of its models.
+        announcements_per_minute: Accepted checkpoints of its models.
+        stored_bytes: Bytes of its models' checkpoints, merged models and variants in the store.
+        tokens_per_month: Prompt and answer tokens of all its API keys in a calendar month (UTC).
     """
 
     releases: Annotated[int, Field(ge=1)] | None = None
@@ -27,13 +26,11 @@ class TeamQuota(Contract):
 
 
 class Team(Contract):
-    """A team with the models that it owns; a model belongs to one team at most.
+    """A team with its models; a model belongs to at most one team.
 
     Attributes:
-        models: The models that it owns.
-        members: Identities on the bus that belong to it.
-        unrestricted: Identities on the bus that belong to no team, and act on all models.
-        quota: What it may use at most.
+        members: Identities of the team.
+        unrestricted: Identities without a team; they may act on all models.
     """
 
     name: IdentityName

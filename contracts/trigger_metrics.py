@@ -1,4 +1,4 @@
-"""Each metric of triggers, declared once in `METRICS`; whatever else knows metrics reads it (docs/extending.md)."""
+"""The metrics of triggers, declared in `METRICS` (docs/extending.md)."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ TriggerMetric = Literal[
 Parameter = Literal[
     "shape", "length", "limit", "short_limit", "stop", "several", "prompts", "prompt_logprobs", "special_tokens"
 ]
-"""The kinds of callers' parameters that force metrics; `services.gateway.domain.shaping` has the parameters of each."""
+"""Kinds of request parameters that force metrics (`services.gateway.domain.shaping`)."""
 CANCELLED: Final = "cancelled"
 REPETITIVE: Final = 0.5
-"""The share of an answer's end that is written again in a loop from which it is repetitive."""
+"""Least repeated share of an answer's end in a repetitive answer."""
 SAME_LANGUAGE: Final = 0.5
-"""The share of an answer that is in the language of the user's last text from which it is in that language."""
+"""Least share of an answer in the language of the user's last text for an answer in that language."""
 LONGEST_DELAY_MS: Final = 600_000
 LONGEST_REHEARSED_MS: Final = 299_000.0
-"""The largest latency that the longest delay of a drill clearly exceeds."""
+"""Largest latency threshold that a drill can exceed clearly."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,19 @@ class MetricRule:
     """A metric of triggers.
 
     Attributes:
-        kind: The kind of alert that it raises.
-        says: What bad requests are, in an alert behind their share; `{threshold}` and `{side}` are the trigger's.
-        limits: What a threshold bounds: the figure of each request, the share of bad or of good requests, or a distance
-            between distributions or between scores, which no request shows by itself.
-        bound: `lower` if what is below the threshold is bad; None if the trigger says.
-        thresholds: The lowest and the highest threshold.
-        sees: Which requests count: also those that were given up (`all`), or that failed (`ended`), or none of them.
-        is_bad: Whether a request that counts is bad for a trigger; None where nothing is known.
-        fault: What rehearses it: fields of `DrillFault`, each with a value or with its function of the trigger; empty
-            if no fault of seconds can. Every affected request is clearly beyond the threshold then.
-        forced_by: The parameters of callers that force it.
+        kind: Kind of its alerts.
+        says: Description of bad requests in an alert, after their share; format fields `{threshold}` and `{side}`.
+        limits: Meaning of a threshold: limit of each request's figure, of the share of bad or of good requests, or of a
+            distance between distributions or scores.
+        bound: `lower` if figures below the threshold are bad; None if the trigger decides.
+        thresholds: Lowest and highest threshold.
+        sees: Requests that count: `all`, also cancelled ones; `ended`, also failed ones; or `answered` ones.
+        is_bad: Whether a request is bad for a trigger; None if unknown.
+        fault: Fields of `DrillFault` for a rehearsal, as values or functions of the trigger, that put every affected
+            request clearly beyond the threshold; empty if no short fault can.
+        forced_by: Kinds of request parameters that force the metric.
         figure: The figure of a request.
-        histogram: The field of a window summary that holds the figures.
+        histogram: Field of a window summary with the figures.
     """
 
     kind: AlertKind
@@ -102,10 +102,7 @@ def _is_long(record: Inference, trigger: Trigger) -> bool | None:
 
 
 def _is_cut_off(record: Inference, _trigger: Trigger) -> bool | None:
-    """Return whether an answer ended at the target's own token limit.
-
-    A prompt that is longer than its answer may have filled the context by itself: None.
-    """
+    """Return whether an answer ended at the target's token limit; None if its prompt may have filled the context."""
     if record.finish_reason != "length":
         return None if record.finish_reason is None else False
     fills_context = record.output_tokens < record.input_tokens and record.drill is None
@@ -127,10 +124,7 @@ def _is_in_other_language(features: Features) -> bool | None:
 
 
 def _is_invalid_json(record: Inference, _trigger: Trigger) -> bool | None:
-    """Return whether an answer violates the JSON Schema or the tools of its request.
-
-    One that ended at a limit is not complete, whatever it would have been: it is good.
-    """
+    """Return whether a complete answer violates the JSON Schema or the tools of its request."""
     if record.features is None or record.features.valid_json is None:
         return None
     return not record.features.valid_json and record.finish_reason != "length"
@@ -283,4 +277,4 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
     "evaluation_drop": MetricRule(kind="quality", limits="distance", thresholds=(0.01, 0.99), fault={}),
 }
 SLO_METRICS: Final = tuple(name for name, rule in METRICS.items() if (rule.kind, rule.limits) == ("latency", "figure"))
-"""The metrics whose triggers are the SLOs of a policy: `goodput_ratio` counts the requests that meet all of them."""
+"""Metrics with triggers that are SLOs; `goodput_ratio` counts the requests that meet all SLOs of a policy."""

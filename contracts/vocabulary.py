@@ -1,4 +1,4 @@
-"""The types that every contract uses: names, digests, artifacts, targets."""
+"""Types that all contracts use: names, digests, artifacts, targets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .limits import AtMost
 
 MODEL_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 IDENTITY_PATTERN = MODEL_NAME_PATTERN
-"""Names of those who may connect to the bus: one token of a NATS subject, and a file name everywhere."""
+"""Pattern of identities' names: a token of NATS subjects, and a valid file name."""
 MODEL_NAME_RULE = "use 1 to 63 lower-case letters, digits and inner hyphens"
-"""The pattern in words, for error messages."""
+"""Description of the pattern for error messages."""
 
 IdentityName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
@@ -27,43 +27,39 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 Environment = Literal["production", "staging"]
 ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
 Party = Literal["target", "caller", "gateway", "infrastructure"]
-"""What can cause that a request fails."""
+"""Parties that can cause the failure of a request."""
 StagingPurpose = Literal["benchmark", "evaluation", "rehearsal"]
 MAX_COPIES: Final = 64
-"""Most endpoints that one version is loaded on."""
+"""Maximum number of endpoints of one version."""
 OnlyFor = Annotated[
     tuple[Annotated[str, StringConstraints(pattern=r"^(team|key):[^\s:]{1,64}$")], ...],
     Field(max_length=64, exclude_if=lambda names: not names),
 ]
-"""Teams and names of keys, as `team:staff` and `key:alice`; empty for everyone."""
+"""Teams and names of keys, as `team:staff` and `key:alice`; empty for all callers."""
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Instant = AwareDatetime
 
 
 class Contract(BaseModel):
-    """A value in a fact, manifest or record; readers ignore fields that they do not know."""
+    """Base class of facts, manifests and records; unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
 
 class Fact(Contract):
-    """The `data` of an event; `TYPE` is its CloudEvents type, its version included."""
+    """The `data` of an event; `TYPE` is its CloudEvents type with version."""
 
     TYPE: ClassVar[str]
 
 
 class StoredRecord(Contract):
-    """A record that a service writes by compare-and-set.
-
-    Attributes:
-        SCHEMA_VERSION: Version of the fields; a reader refuses a record of another one.
-    """
+    """A record that is written by compare-and-set; readers refuse another `SCHEMA_VERSION`."""
 
     SCHEMA_VERSION: ClassVar[int] = 1
 
 
 class ArtifactRef(Contract):
-    """The location and the digest of an artifact; every read verifies the digest."""
+    """Location and digest of an artifact; reads verify the digest."""
 
     uri: Annotated[str, Field(min_length=1, max_length=2048)]
     digest: Digest
@@ -71,7 +67,7 @@ class ArtifactRef(Contract):
 
 
 class Target(Contract):
-    """A variant of a version of a model, as it can be served. Version 0 is the base model."""
+    """A variant of a model's version; version 0 is the base model."""
 
     model: ModelName
     version: Annotated[int, Field(ge=0)]
@@ -79,11 +75,11 @@ class Target(Contract):
 
     @property
     def triton_name(self) -> str:
-        """Return the name of the Triton model that serves this target."""
+        """Return the name of the target's Triton model."""
         return f"{self.model}.v{self.version}.{self.variant}"
 
     def __str__(self) -> str:
-        """Return the name people see in logs and in the command line: `support-bot.v3.int8`."""
+        """Return the display name: `support-bot.v3.int8`."""
         return self.triton_name
 
 
@@ -91,10 +87,10 @@ class Runtime(Contract):
     """The serving runtime of a target: engine and server with their versions, and the image or environment.
 
     Attributes:
-        engine: The engine's name, `vllm` for example.
-        image_digest: Digest of the container image; None where the engine runs without one.
-        environment_digest: Digest of the engine's environment: installed files, backends, Triton; None if not known.
-        server_version: Version of Triton; empty if not known.
+        engine: Name of the engine, such as `vllm`.
+        image_digest: Digest of the container image; None without one.
+        environment_digest: Digest of the installed files, backends and Triton; None if unknown.
+        server_version: Version of Triton; empty if unknown.
     """
 
     engine: Annotated[str, Field(min_length=1, max_length=200)]
@@ -105,25 +101,25 @@ class Runtime(Contract):
 
     @property
     def digest(self) -> Digest | None:
-        """Digest of the image, else of the environment; None if neither is known."""
+        """Return the digest of the image, else of the environment; None if both are unknown."""
         return self.image_digest or self.environment_digest
 
     def __str__(self) -> str:
-        """Return the runtime as one line: `vllm 0.20 (torch 2.13), triton 2.51, sha256:…`."""
+        """Return one line: `vllm 0.20 (torch 2.13), triton 2.51, sha256:…`."""
         server = f"triton {self.server_version}" if self.server_version else ""
         return ", ".join(filter(None, (f"{self.engine} {self.engine_version}", server, self.digest)))
 
 
 class ServingSettings(Contract):
-    """Serving settings of a version; None is the default of the engine or of the serving fleet.
+    """Serving settings of a version; None is the default of the engine or the fleet.
 
     Attributes:
-        context_tokens: The longest context, prompt and answer together.
-        options: Further options of the engine, by the engine's own names.
-        tool_parser: The engine's parser of the model's tool calls; None if the model calls no tools.
-        reasoning_parser: The engine's parser of the model's reasoning.
-        template_options: Variables of the chat template, for requests that do not set them.
-        runtime: Name of the fleet's runtime that serves the version; None for its default one.
+        context_tokens: Maximum tokens of prompt and answer together.
+        options: Further options by the engine's names.
+        tool_parser: The engine's parser of tool calls; None without tool calls.
+        reasoning_parser: The engine's parser of reasoning.
+        template_options: Default variables of the chat template.
+        runtime: Name of the fleet's runtime.
     """
 
     context_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -139,8 +135,8 @@ class Deployable(Contract):
     """A target together with the manifest of its files.
 
     Attributes:
-        serving: Serving settings of the version; its manifest includes the same ones.
-        runtime: What ran the target when server-manager staged or routed it; `FleetRuntimes` has what runs it now.
+        serving: Serving settings of the version, as in its manifest.
+        runtime: Runtime of the target when server-manager staged or routed it; `FleetRuntimes` has the present one.
     """
 
     target: Target
@@ -151,15 +147,15 @@ class Deployable(Contract):
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return JSON data as canonical bytes, from which its digest is computed."""
+    """Return the canonical JSON of a value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest_of(data: bytes) -> str:
-    """Return the `sha256:<hex>` digest of some bytes."""
+    """Return the digest `sha256:<hex>` of bytes."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def digest_of_json(value: Any) -> str:
-    """Return the digest of plain JSON data in canonical form."""
+    """Return the digest of a value's canonical JSON."""
     return digest_of(canonical_json(value))

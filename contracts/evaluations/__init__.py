@@ -1,4 +1,4 @@
-"""Evaluations of a policy: sets of rows with expected answers, scorers, and bounds of the scores."""
+"""Evaluations of a policy: sets of rows with expectations, scorers, and bounds of scores."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 from ..vocabulary import Digest
 
 SETS: Final = 8
-"""Most evaluations of a policy."""
+"""Maximum number of evaluations of a policy."""
 SIZE_BYTES: Final = 32_768
-"""Most bytes of all evaluations of a policy together, as JSON."""
+"""Maximum size of a policy's evaluations as JSON, in bytes."""
 EACH_SLICE: Final = "*"
-"""The slice of a bound that holds for each slice of the set by itself."""
+"""Slice of a bound that limits each slice separately."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 SliceName = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9 ._-]{0,62})$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
-"""A language as ISO 639-1 names it: `en`, `de`, `zh`."""
+"""ISO 639-1 code of a language: `en`, `de`, `zh`."""
 
 
 def compile_pattern(pattern: str) -> SchemaValidator:
-    """Return a regular expression whose `isinstance_python(text)` is whether a text has a match.
+    """Return a compiled regular expression: `isinstance_python(text)` returns whether a text has a match.
 
-    It takes a time linear in the text, as RE2 does, so that no answer can stop an evaluation. As in RE2, there is no
-    look-around and no back-reference.
+    Matching takes linear time, with the syntax of RE2: without look-around and back-references.
 
     Raises:
-        ValueError: It is none; the message says why, and what to do.
+        ValueError: The pattern is invalid; the message includes advice.
     """
     try:
         return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
@@ -57,14 +56,10 @@ class Strict(BaseModel):
 
 
 class _Scorer(Strict):
-    """A scorer of an answer.
-
-    Attributes:
-        kind: Which scorer it is.
-    """
+    """A scorer of answers."""
 
     name: Name | None = None
-    """What bounds call it, if two scorers of a set are of one kind; without it, its kind."""
+    """Name in bounds, required if two scorers of a set have the same kind; by default the kind."""
 
     @property
     def label(self) -> str:
@@ -73,70 +68,70 @@ class _Scorer(Strict):
 
 
 class Equals(_Scorer):
-    """The answer equals the row's expected text; white space at both ends is ignored."""
+    """The answer equals the row's expected text, without white space at both ends."""
 
     kind: Literal["equals"] = "equals"
     compare: Literal["text", "json"] = "text"
-    """`json`: as values, whatever the order of keys; an answer that is no JSON cannot be parsed."""
+    """`json`: as JSON values, regardless of the order of keys; other answers count as unparsed."""
     ignore_case: bool = False
-    """Whether upper and lower case are the same, of a text."""
+    """Whether the case of texts is ignored."""
 
 
 class Contains(_Scorer):
-    """The answer contains the text, or every text of the list, that the row expects, and none that is excluded.
+    """The answer contains the row's expected text, or all texts of its list, and no excluded text.
 
-    A text counts as whole words: `ice` is not in `nice`, except in scripts without spaces.
+    Texts match whole words (`ice` is not in `nice`), except in scripts without spaces.
     """
 
     kind: Literal["contains"] = "contains"
     excludes: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
-    """Texts that no answer may contain."""
+    """Excluded texts."""
     ignore_case: bool = True
-    """Whether upper and lower case are the same."""
+    """Whether case is ignored."""
 
 
 class Matches(_Scorer):
-    """The answer has a match of a regular expression, in time linear in its length."""
+    """The answer has a match of a regular expression."""
 
     kind: Literal["regex"] = "regex"
     pattern: Pattern | None = None
-    """The expression, in the syntax of RE2; without it, the row's."""
+    """The expression in the syntax of RE2; by default the row's."""
 
 
 class JsonSchema(_Scorer):
-    """The answer is JSON, and valid by a JSON Schema."""
+    """The answer is JSON and satisfies a JSON Schema."""
 
     kind: Literal["json_schema"] = "json_schema"
     definition: dict[str, Any] | None = None
-    """The schema, of draft 2020-12; without it, the row's."""
+    """The schema (draft 2020-12); by default the row's."""
     fenced: bool = False
-    """Whether the answer may stand in a Markdown code block."""
+    """Whether a Markdown code block around the answer is permitted."""
 
 
 class ToolCalls(_Scorer):
-    """The answer calls the tool, or the tools in order, that the row expects; `null` expects no call."""
+    """The answer has the row's expected tool calls in order; `null` expects none."""
 
     kind: Literal["tool_call"] = "tool_call"
     arguments: Literal["equal", "include", "any"] = "equal"
-    """Whether the arguments must be those expected, include them, or are not compared."""
+    """Whether arguments must equal the expected ones, include them, or are ignored."""
 
 
 class InLanguage(_Scorer):
-    """The share of the answer in a language; an answer too short to recognise is no evidence."""
+    """The share of the answer in a language; answers that are too short to recognise are left out."""
 
     kind: Literal["language"] = "language"
     language: Language | None = None
-    """The language; without it, the row's, else that of the row's last message."""
+    """The language; by default the row's, else that of its last message."""
 
 
 class Length(_Scorer):
-    """The answer ends by itself, and its length is within bounds; an answer with tool calls needs no text."""
+    """The answer is not cut off and has a length within bounds; with tool calls it needs no text."""
 
     kind: Literal["length"] = "length"
     min_chars: Annotated[int, Field(ge=0)] = 1
-    """Fewest characters."""
+    """Minimum characters."""
     max_chars: Annotated[int, Field(ge=1)] | None = None
-    """Most characters."""
+    """Maximum characters."""
 
     @model_validator(mode="after")
     def _can_hold(self) -> Length:
@@ -148,11 +143,11 @@ class Length(_Scorer):
 
 
 class Refuses(_Scorer):
-    """The answer refuses, or does not, as the row expects; in English, German, Spanish, French or Chinese."""
+    """The answer is a refusal, or not, as expected; in English, German, Spanish, French or Chinese."""
 
     kind: Literal["refusal"] = "refusal"
     refuses: bool | None = None
-    """Whether answers must refuse; without it, what the row says, else they must not."""
+    """Whether answers must refuse; by default the row's expectation, else false."""
 
 
 class Repeats(_Scorer):
@@ -160,7 +155,7 @@ class Repeats(_Scorer):
 
     kind: Literal["repetition"] = "repetition"
     max_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
-    """Most of the answer's last 2,000 characters that may be written again in a loop."""
+    """Maximum repeated share of the answer's last 2,000 characters."""
 
 
 Scorer = Annotated[
@@ -170,25 +165,24 @@ Scorer = Annotated[
 
 
 class Bound(Strict):
-    """The limits of a candidate's mean score; every declared limit must be met."""
+    """Limits of a candidate's mean score; all declared limits must be met."""
 
     scorer: Name | None = None
-    """Whose scores; may be left out where the evaluation has one scorer."""
+    """Label of the scorer; optional if the evaluation has one scorer."""
     slice: SliceName | None = None
-    """Of which rows: one slice, or `*` for each slice by itself; without it, all rows."""
+    """A slice, or `*` for each slice separately; by default all rows."""
     min_value: Share | None = None
-    """The least mean score of the candidate."""
+    """Minimum mean score of the candidate."""
     max_drop: Share | None = None
-    """The most that the mean score may be below the active version's on the same rows."""
+    """Maximum distance of the mean score below the active version's on the same rows."""
     max_drop_from_anchor: Share | None = None
-    """The most that the mean score may be below the anchor's, as it was recorded on the same rows, so that small drops
-    do not add up. The anchor is the first version that was promoted with this evaluation, had scores of enough rows
-    for each such limit, and is not quarantined; without one, this limit is left out. A change of its set, scorers,
-    name, `max_rows`, `max_tokens`, or the slices of its bounds begins with another one. With it, every row is asked,
-    unless the candidate is proved worse."""
+    """Maximum distance of the mean score below the anchor's recorded one on the same rows, so that small drops do not
+    add up. The anchor is the first promoted version with scores of enough rows that is not quarantined; without one,
+    the limit is left out. A change of set, scorers, name, `max_rows`, `max_tokens` or slices of bounds begins with a
+    new anchor. With this limit all rows are asked, unless the candidate is proved worse."""
     undecided: Literal["stop", "continue"] = "stop"
-    """What happens if the rows do not suffice to decide: the release is rejected and says so, or it goes on, so that
-    only a candidate that is proved worse is refused, and `beta` does not hold."""
+    """Result if the rows do not suffice: `stop` rejects the release; `continue` refuses only candidates that are proved
+    worse, so that `beta` does not hold."""
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Bound:
@@ -198,30 +192,30 @@ class Bound(Strict):
 
     @property
     def least_margin(self) -> float:
-        """Return the smallest distance from a perfect figure to a limit, which needs the most rows."""
+        """Return the smallest distance between a perfect figure and a limit; it needs the most rows."""
         margins = (self.max_drop, self.max_drop_from_anchor, None if self.min_value is None else 1.0 - self.min_value)
         return min(margin for margin in margins if margin is not None)
 
 
 class Evaluation(Strict):
-    """One set of rows, scored for the candidate and the active version, row by row."""
+    """A set of rows that is scored for the candidate and the active version."""
 
     name: Name
-    """Unique in the policy; reports and events name it."""
+    """Unique name in the policy, reports and events."""
     rows: Literal["event", "default"] = "event"
-    """Where the set is: `event` for the checkpoint's evaluation set, `default` for the 120 rows that Slipway brings.
-    The latter needs no scorers: without any, it has those and the bounds of `DEFAULT`."""
+    """`event`: the checkpoint's evaluation set. `default`: Slipway's 120 rows, by default with the scorers and bounds
+    of `DEFAULT`."""
     rows_digest: Digest | None = None
-    """Of the only set that a checkpoint may bring, as `sha256sum` has it: with it in a model's stored policy, who
-    publishes does not choose the rows."""
+    """SHA-256 of the only permitted evaluation set of checkpoints: in a stored policy it prevents that publishers
+    choose the rows."""
     scorers: Annotated[tuple[Scorer, ...], Field(min_length=1, max_length=8)]
-    """What is scored of each answer."""
+    """The scorers of each answer."""
     bounds: Annotated[tuple[Bound, ...], Field(max_length=32)] = ()
-    """What the scores must be; without any, they are only reported."""
+    """Limits of the scores; by default scores are only reported."""
     max_rows: Annotated[int, Field(ge=20, le=10_000)] = 1_000
-    """Most rows that are asked; fewer, where each bound is decided before, and none is about an anchor."""
+    """Maximum rows to ask; fewer if all bounds are decided before, and none has an anchor."""
     max_tokens: Annotated[int, Field(ge=1, le=8_192)] = 512
-    """Most tokens of an answer."""
+    """Maximum tokens of an answer."""
 
     @model_validator(mode="before")
     @classmethod
@@ -266,7 +260,7 @@ class Evaluation(Strict):
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Return the fields that, with the set, decide the choice and scoring of rows, by name."""
+        """Return the fields that, with the set, determine the choice and scoring of rows."""
         slices = sorted({bound.slice for bound in self.bounds if bound.slice})
         return {**self.model_dump(mode="json", exclude={"bounds", "rows_digest"}), "slices of bounds": slices}
 
@@ -297,25 +291,24 @@ DEFAULT: Final[dict[str, Any]] = {
     "max_rows": 120,
     "max_tokens": 192,
 }
-"""The evaluation with the set that Slipway brings: what every chat model must do, whatever its task. Its bounds
-are relative to the active version, and refuse what lost one of these abilities: 20 rows show great losses."""
+"""Defaults of an evaluation with Slipway's set of general chat abilities. Its bounds are relative to the active
+version and detect the loss of an ability: 20 rows show large losses."""
 
 
 class StatedBound(Strict):
-    """The limits of a figure that the publisher states: one of the event's `evals`."""
+    """Limits of a figure in the event's `evals`, stated by the publisher."""
 
     name: Text
-    """The evaluation's, as in `slipway publish --eval NAME:METRIC=VALUE`."""
+    """Name of the evaluation, as in `slipway publish --eval NAME:METRIC=VALUE`."""
     metric: Text
-    """The figure's."""
+    """Name of the figure."""
     higher_is_better: bool = True
-    """Whether a greater one is better; one that its publisher states as better if lower is refused by a bound that says
-    higher."""
+    """Whether greater figures are better; the publisher must state the same."""
     limit: float | None = None
-    """The worst one that is admitted."""
+    """Worst permitted figure."""
     max_drop: Annotated[float, Field(ge=0.0)] | None = None
-    """How much worse than that of the version that is active at admission it may be, in its own unit; nothing is
-    compared where none was stated of that version, so that a bound can be introduced."""
+    """Maximum loss against the version that is active at admission, in the figure's unit; ignored if that version has
+    no such figure."""
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> StatedBound:
@@ -325,30 +318,30 @@ class StatedBound(Strict):
 
 
 class Schedule(Strict):
-    """When the active and the previous version are asked again, without callers."""
+    """Periodic evaluation of the active and the previous version."""
 
     every_hours: Annotated[float, Field(ge=0.01, le=48.0)] = 24.0
-    """Hours from one check to the next; two in a row must prove a fall."""
+    """Hours between checks; two consecutive ones must prove a fall."""
     rows: Annotated[int, Field(ge=10, le=500)] = 60
-    """Rows of a check, shared by the evaluations; more if scorers, or slices that bounds name, need them to show a
-    total loss. Each check draws others."""
+    """Rows of a check, divided among the evaluations; more if scorers, or slices in bounds, need them to show a total
+    loss. Each check draws new rows."""
 
 
 class Evaluations(Strict):
-    """The evaluations that a candidate must pass before it takes traffic."""
+    """Evaluations that a candidate must pass before it takes traffic."""
 
     stated: Annotated[tuple[StatedBound, ...], Field(max_length=32)] = ()
-    """Bounds of the publisher's own figures; a checkpoint beyond one, or without its figure, is rejected at once."""
+    """Bounds of the publisher's figures; checkpoints beyond a bound, or without its figure, are rejected."""
     sets: Annotated[tuple[Evaluation, ...], Field(max_length=SETS)] = ()
-    """The evaluations; without any, none is made."""
+    """The evaluations."""
     alpha: Share = 0.02
-    """Probability that a candidate within every limit is found to miss one, of a release: it is split over all limits.
-    Too few rows refuse more: see `undecided`. On the schedule, of all checks of a month."""
+    """Probability that a candidate within all limits is found to miss one, per release; on the schedule, per month. Too
+    few rows refuse more (see `undecided`)."""
     beta: Share = 0.05
-    """Probability that a candidate beyond a limit is found to meet it; not of limits that may be undecided."""
+    """Probability that a candidate beyond a limit is found to meet it; without limits that may be undecided."""
     schedule: Schedule | None = None
-    """When served versions are asked again, for a trigger with the metric `evaluation_drop`. With it, a release asks
-    every row, up to `max_rows`, unless the candidate is proved worse: only rows with a score can be compared."""
+    """Periodic evaluation of served versions for a trigger with the metric `evaluation_drop`. With it, a release asks
+    all rows up to `max_rows`, unless the candidate is proved worse."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Evaluations:

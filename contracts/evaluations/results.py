@@ -1,4 +1,4 @@
-"""The result of an evaluation: the figure of each limit, scores by slice, and the rows behind them."""
+"""Results of evaluations: limits, scores by slice, and rows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..vocabulary import ArtifactRef, Contract, Digest, Ratio, Target, Verdict
 
 Count = Annotated[int, Field(ge=0)]
 RowScores = dict[str, Optional[float]]
-"""The score of one answer by scorer; None if it cannot be parsed."""
+"""Scores of one answer by scorer; None if the answer cannot be parsed."""
 
 
 class Anchor(Contract):
-    """A promoted version whose recorded scores bound how far later ones may fall.
+    """A promoted version with recorded scores, the reference of `max_drop_from_anchor`.
 
     Attributes:
-        basis: Digest of questions, set and scoring: scores with the same basis can be compared.
-        report: The report of its evaluations.
+        basis: Digest of questions, set and scoring; scores are comparable if it is equal.
+        report: The version's evaluation report.
     """
 
     basis: Digest
@@ -27,18 +27,17 @@ class Anchor(Contract):
 
 
 class LimitResult(Contract):
-    """One limit of a bound, and its result over the rows.
+    """The result of one limit of a bound.
 
     Attributes:
-        scorer: Whose scores.
-        slice: Of which rows; empty for all.
-        kind: `min_value` bounds the candidate's mean score, `max_drop` how much it is below the active version's,
-            `max_drop_from_anchor` how much it is below the anchor's.
-        limit: The limit.
-        value: The mean score or the drop, with `low` and `high`, its 95 % interval; None without a row.
-        rows: How many rows were asked.
-        decision: `met` and `missed` are proved with the policy's error probabilities.
-        more_rows: About how many more rows would decide it; None if none would, or if it is decided.
+        scorer: Label of the scorer.
+        slice: Slice of the rows; empty for all rows.
+        kind: `min_value` bounds the candidate's mean score, `max_drop` its distance below the active version's,
+            `max_drop_from_anchor` its distance below the anchor's.
+        value: Mean score or drop; `low` and `high` are its 95 % interval. None without rows.
+        rows: Number of rows.
+        decision: `met` or `missed` with the policy's error probabilities.
+        more_rows: Estimated further rows until a decision; None if decided, or if more rows would not decide.
     """
 
     scorer: str
@@ -54,11 +53,11 @@ class LimitResult(Contract):
 
 
 class ScoreSummary(Contract):
-    """The mean scores of the versions by one scorer, of one slice or (empty) of all rows.
+    """The mean scores by one scorer on a slice; an empty slice stands for all rows.
 
     Attributes:
-        candidate, active: Mean scores; an answer that cannot be parsed is worth nothing.
-        low, high: The 95 % interval of the candidate's mean score above the active version's.
+        candidate, active: Mean scores; an answer that cannot be parsed counts as 0.
+        low, high: 95 % interval of the candidate's mean score minus the active version's.
         candidate_unparsed: Share of the candidate's answers that cannot be parsed.
     """
 
@@ -73,14 +72,14 @@ class ScoreSummary(Contract):
 
 
 class EvaluatedRow(Contract):
-    """One row of the set, and the scores of the answers to it."""
+    """The scores of the answers to one row of the set."""
 
     number: int
     slice: str = ""
     candidate: RowScores
     active: RowScores
     reasons: dict[str, str] = {}
-    """Why a score of the candidate is not 1, by scorer."""
+    """Reasons for candidate scores below 1, by scorer."""
 
 
 class EvaluationSummary(Contract):
@@ -89,13 +88,12 @@ class EvaluationSummary(Contract):
     Attributes:
         name: Name of the evaluation in the policy.
         rows_digest: Digest of the set.
-        asked, available: Number of rows asked, and of rows available.
-        void: Rows at which the active version failed; not evidence.
-        limits: Every limit.
-        scores: By scorer and slice; in an event, of the slices that changed most.
-        basis: Basis of the scores for later comparison; None without an anchor bound, or if too few rows have scores.
-        anchor: The version whose recorded scores it was compared with; None without one.
-        worse, better: Numbers of the rows that lost and gained most: their lines in the set.
+        asked, available: Numbers of rows.
+        void: Number of rows that the active version failed to answer; excluded.
+        scores: By scorer and slice; events hold the slices that changed most.
+        basis: `Anchor.basis` of these scores; None without an anchor bound, or with too few scored rows.
+        anchor: The version of the anchor's scores; None without an anchor.
+        worse, better: Line numbers of the rows with the largest loss and gain.
         verdict: `fail` if a limit is missed, `inconclusive` if the rows do not suffice.
     """
 
@@ -114,7 +112,7 @@ class EvaluationSummary(Contract):
 
     @property
     def whole(self) -> tuple[ScoreSummary, ...]:
-        """Return the scores of all rows, one of each scorer."""
+        """Return the score over all rows of each scorer."""
         return tuple(score for score in self.scores if not score.slice)
 
 

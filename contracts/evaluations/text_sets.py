@@ -1,4 +1,4 @@
-"""Texts of a checkpoint, for calibration and evaluation: JSON lines, read the same way everywhere."""
+"""Calibration and evaluation texts of a checkpoint, as JSON lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 SYSTEM_ROLES = ("system", "developer")
 EVALUATION_RECORDS = 2_000
-"""How many records of an evaluation set are used and must be valid; a set may have more."""
+"""Number of records of an evaluation set that are used and must be valid; a set may have more."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class TextRecord:
     """One line: a conversation, a prompt with an optional completion, or a plain text.
 
     Attributes:
-        messages: The conversation, as a chat template takes it; roles and contents may be anything.
+        messages: The conversation in the form of chat templates; roles and contents are not checked.
     """
 
     messages: tuple[dict[str, Any], ...] = ()
@@ -27,7 +27,7 @@ class TextRecord:
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """Return the texts in order, without the system prompt."""
+        """Return the texts in order, without those of system roles."""
         if self.messages:
             texts = (message.get("content") for message in self.messages if message.get("role") not in SYSTEM_ROLES)
             return tuple(text for text in texts if isinstance(text, str) and text.strip())
@@ -35,10 +35,10 @@ class TextRecord:
 
 
 def read_text_records(data: bytes) -> Iterator[tuple[int, TextRecord | str]]:
-    """Read JSON lines: strings, or objects with `messages`, `prompt` (and perhaps `completion`) or `text`.
+    """Read JSON lines: strings, or objects with `messages`, `prompt` (optionally `completion`) or `text`.
 
     Returns:
-        For each line that is not blank its number, from 1, and the record, or what is wrong with it.
+        Line number, from 1, and the record or a description of its error, for each line that is not blank.
     """
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
@@ -46,10 +46,10 @@ def read_text_records(data: bytes) -> Iterator[tuple[int, TextRecord | str]]:
 
 
 def evaluation_records(data: bytes) -> tuple[TextRecord, ...]:
-    """Read the records of an evaluation set, its first `EVALUATION_RECORDS` at most; every line must be right.
+    """Read the first `EVALUATION_RECORDS` records of an evaluation set.
 
     Raises:
-        ValueError: A line cannot be read or has nothing to answer, or there is no line; the message says which and why.
+        ValueError: A line cannot be read or has no prompt, or the set is empty; the message names line and reason.
     """
     records: list[TextRecord] = []
     for number, record in read_text_records(data):

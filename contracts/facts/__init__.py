@@ -1,4 +1,4 @@
-"""Every fact that travels on the bus; `FACTS` finds a fact's class by its CloudEvents type."""
+"""All facts; `FACTS` maps a CloudEvents type to the class of its data."""
 
 from ..vocabulary import Fact
 from .admission import (

@@ -1,4 +1,4 @@
-"""From checkpoint to merged model: the checkpoint, its admission, its merge."""
+"""Facts from checkpoint to merged model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..vocabulary import (
 
 
 class BaseModelRef(Contract):
-    """The base model that a checkpoint was trained on; `digest` is the digest of its folder manifest."""
+    """The base model of a checkpoint; `digest` is that of its folder manifest."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     revision: Annotated[str, Field(min_length=1, max_length=200)]
@@ -33,14 +33,14 @@ class BaseModelRef(Contract):
 
 
 class Weights(Contract):
-    """A LoRA or full fine-tuned weights, as a folder manifest."""
+    """A LoRA or full weights, as a folder manifest."""
 
     kind: Literal["lora", "full"]
     ref: ArtifactRef
 
 
 class Training(Contract):
-    """The lineage of a checkpoint on the training side."""
+    """The training run of a checkpoint, as its publisher states it."""
 
     run_id: Annotated[str, Field(min_length=1, max_length=200)]
     data_hash: Digest
@@ -50,7 +50,7 @@ class Training(Contract):
 
 
 class EvalResult(Contract):
-    """One evaluation of the checkpoint by the training system."""
+    """A metric of the checkpoint, measured by the training system."""
 
     name: Annotated[str, AtMost(characters=200)]
     metric: Annotated[str, AtMost(characters=200)]
@@ -94,8 +94,9 @@ class CheckpointReady(_Checkpoint):
 class ReleaseOpened(_Checkpoint):
     """The registry admitted a checkpoint, reserved a version number and froze the policy.
 
-    `publishers` are the identities that announced the checkpoint: its sender; an administrator if it was requeued.
-    `returns` is the suspended version that this release brings back as a canary: it makes and measures nothing.
+    Attributes:
+        publishers: Identities that announced the checkpoint: its sender, and the administrator who requeued it.
+        returns: Suspended version that this release returns as a canary without building or measuring it again.
     """
 
     TYPE: ClassVar[str] = "slipway.release.opened.v1"
@@ -111,7 +112,7 @@ class ReleaseOpened(_Checkpoint):
 
 
 class CheckpointRejected(Fact):
-    """A checkpoint was refused; `reason` is a sentence that says what to do."""
+    """A checkpoint was refused; `reason` includes advice."""
 
     TYPE: ClassVar[str] = "slipway.checkpoint.rejected.v1"
 
@@ -126,22 +127,22 @@ class MergeMethod(Contract):
     dtype: Literal["bfloat16", "float16", "float32"]
     library_versions: dict[str, str]
     quantised_base: Annotated[str, AtMost(characters=200)] | None = None
-    """The quantised base that the checkpoint was trained on (QLoRA), or the recorded setting that says so."""
+    """Name of the quantised base of a QLoRA checkpoint, or the recorded setting that shows quantised loading."""
 
 
 class Parity(Contract):
-    """The stored merged model compared with base + LoRA on real prompts (logits in fp32)."""
+    """The stored merged model compared with base + LoRA on prompts (logits in fp32)."""
 
     prompts: int
     max_abs_logit_difference: float
     mean_kl: float
     top1_agreement_ratio: Ratio
     effect_kl: float | None = None
-    """Mean KL of the base alone from base + LoRA: the size of the LoRA's own effect, for comparison."""
+    """Mean KL divergence of the base from base + LoRA, for comparison with `mean_kl`."""
 
 
 class CheckpointMerged(Fact):
-    """The merged model was stored and verified after reloading."""
+    """The merged model was stored, reloaded and verified."""
 
     TYPE: ClassVar[str] = "slipway.checkpoint.merged.v1"
 
@@ -150,4 +151,4 @@ class CheckpointMerged(Fact):
     parity: Parity | None = None
     duration_s: float
     serving: ServingSettings | None = None
-    """The serving settings of the version, proved with its chat template; None if none are set."""
+    """The version's serving settings, verified with its chat template; None if none are set."""

@@ -1,4 +1,4 @@
-"""Comparison of a release's variants: the chosen one, and the reasons against the others."""
+"""Comparison of a release's variants."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from ..vocabulary import Contract, Variant, Verdict
 
 
 class ComparedVariant(Contract):
-    """A requested variant with its measurements, verdict and reason; a figure that was not measured is None.
+    """A requested variant with its measurements, verdict and reason; figures that were not measured are None.
 
-    `perplexity_ratio` (through the serving engine: `served_perplexity_ratio`, on the checkpoint's own evaluation set:
-    `own_perplexity_ratio`) and `mean_kl` are against the merged model, `size_ratio` is against its weights.
-    `on_pareto_front`: no other passed variant is at least as good in every criterion and better in one.
+    All ratios and `mean_kl` are relative to the merged model.
+
+    Attributes:
+        on_pareto_front: No other passed variant is at least as good in every criterion and better in one.
+        served_perplexity_ratio: Measured through the serving engine.
+        own_perplexity_ratio: Measured on the checkpoint's own evaluation set.
     """
 
     variant: Variant
@@ -34,12 +37,12 @@ class ComparedVariant(Contract):
 
     @property
     def is_judged(self) -> bool:
-        """Return whether the variant has its verdict; until then the verdict is inconclusive, without a code."""
+        """Return whether the verdict is final; before, it is inconclusive without a code."""
         return self.verdict == "pass" or self.code is not None
 
 
 class Comparison(Contract):
-    """The variants of a release side by side; `winner` is None if none passed, or while some have no verdict."""
+    """The variants of a release; `winner` is None if none passed, or while verdicts are missing."""
 
     winner: Variant | None = None
     variants: tuple[ComparedVariant, ...]

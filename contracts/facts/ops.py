@@ -1,7 +1,4 @@
-"""Operators' orders: approve, cancel, roll back, drill, lift a quarantine, erase, drain, store records.
-
-Who gave an order is not in it: it is the sender of its event, which the bus checks (`contracts.envelope`).
-"""
+"""Operators' orders, and their answers. The author of an order is the sender of its event (`contracts.envelope`)."""
 
 from __future__ import annotations
 
@@ -21,23 +18,20 @@ Epoch = Annotated[int, Field(ge=0)]
 
 
 class _Order(Fact):
-    """An order of an operator; from `expires_at` on, or 15 minutes after it was given, it changes nothing."""
+    """An order; it is void from `expires_at` on, by default 15 minutes after its time."""
 
     reason: str
     expires_at: Instant | None = None
 
 
 class _RouteOrder(_Order):
-    """An order that is void once the route has another epoch than `epoch`, its epoch when the order was given."""
+    """An order that is void once the route was edited after `epoch`; None for any epoch."""
 
     epoch: Epoch | None = None
 
 
 class ApprovalGranted(_RouteOrder):
-    """An operator approved a release; the digest identifies exactly what was approved.
-
-    `epoch` is the route's epoch at that moment: an approval that was given for another route is void.
-    """
+    """An operator approved the release of a manifest, identified by its digest."""
 
     TYPE: ClassVar[str] = "slipway.approval.granted.v1"
 
@@ -47,7 +41,7 @@ class ApprovalGranted(_RouteOrder):
 
 
 class ReleaseCancelled(_Order):
-    """An operator cancelled a release; it has no epoch, because a cancellation does not depend on the route."""
+    """An operator cancelled a release."""
 
     TYPE: ClassVar[str] = "slipway.release.cancelled.v1"
 
@@ -55,10 +49,10 @@ class ReleaseCancelled(_Order):
 
 
 class ReleaseHeld(_Order):
-    """An operator held a release before its next step, or let it continue; a running step, also a canary, continues.
+    """An operator paused a release before its next step, or resumed it; a running step continues.
 
     Attributes:
-        paused: Whether it is held; False lets it go on.
+        paused: False resumes the release.
     """
 
     TYPE: ClassVar[str] = "slipway.release.held.v1"
@@ -69,11 +63,10 @@ class ReleaseHeld(_Order):
 
 
 class CanaryAdvanced(_RouteOrder):
-    """An approver let a candidate go on without a verdict: where the policy does so, too, or after its deadline.
+    """An approver advanced a candidate without a verdict, if the policy permits it or the deadline has passed.
 
     Attributes:
-        weight_ratio: The share that is not waited for any more; 0 for the shadow.
-        epoch: The route's epoch at that moment: the order is void for another route.
+        weight_ratio: The traffic share to end; 0 for the shadow.
     """
 
     TYPE: ClassVar[str] = "slipway.canary.advanced.v1"
@@ -92,7 +85,7 @@ class ApprovalDenied(_Order):
 
 
 class RollbackOrdered(_RouteOrder):
-    """An operator ordered a rollback; with `epoch` it is void once the route has changed."""
+    """An operator ordered a rollback."""
 
     TYPE: ClassVar[str] = "slipway.rollback.ordered.v1"
 
@@ -101,20 +94,18 @@ class RollbackOrdered(_RouteOrder):
 
 
 class DrillFault(Contract):
-    """The effect of a drill on the requests that it selects.
+    """The fault that a drill injects into the requests that it selects; `contracts.drills` defines each in detail.
 
     Attributes:
-        delay_ms: Delay before the request goes to the target.
+        delay_ms: Delay before the request is sent to the target.
         error_ratio: Share of the affected requests that fail without reaching the target.
-        garble: The answer becomes one word, repeated.
-        answer: The answer becomes empty, or a refusal, or is cut off.
-        token_delay_ms: Delay of each part of an answer after its first one.
-        queue_delay_ms: Delay before the request goes to the target, which telemetry reports as the engine's queue.
-        output_tokens: Tokens of the answer in telemetry; its text stays as it is.
-        logprob_shift: Nats by which the mean log-probability in telemetry is lower.
+        garble: The answer is replaced by a repeated word.
+        answer: The answer becomes empty, a refusal, or is cut off.
+        token_delay_ms: Delay per token of the answer after its first part.
+        queue_delay_ms: Delay before sending, reported as time in the engine's queue.
+        output_tokens: Number of answer tokens in telemetry.
+        logprob_shift: Shift of the mean log-probability in telemetry, in nats.
         nan_logits: Telemetry reports NaN logits.
-
-    `contracts.drills` defines what the gateway does for each.
     """
 
     delay_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
@@ -129,14 +120,14 @@ class DrillFault(Contract):
 
     @property
     def does_nothing(self) -> bool:
-        """Return whether it would change no request at all."""
+        """Return whether no fault is set."""
         return self == DrillFault()
 
 
 class DrillOrdered(_RouteOrder):
-    """An operator ordered a drill: a fault, labelled in answers, telemetry and alerts, that ends at its expiry.
+    """An operator ordered a drill, labelled in answers, telemetry and alerts.
 
-    The order is void from `expires_at` on, which is also when the drill ends. `share_ratio` 0 ends the drill.
+    The drill ends at `expires_at`; an order with `share_ratio` 0 ends it now.
     """
 
     TYPE: ClassVar[str] = "slipway.drill.ordered.v1"
@@ -160,8 +151,8 @@ class SuspensionDecided(_RouteOrder):
     """An operator decided about a suspended target.
 
     Attributes:
-        decision: `confirm`: it was the cause, and is quarantined. `return`: it was not, and returns as a canary.
-        at_once: It returns to all traffic now.
+        decision: `confirm` quarantines the target as the cause; `return` returns it as a canary.
+        at_once: The target returns to all traffic without a canary.
     """
 
     TYPE: ClassVar[str] = "slipway.suspension.decided.v1"
@@ -172,12 +163,11 @@ class SuspensionDecided(_RouteOrder):
 
 
 class ErasureOrdered(_Order):
-    """An administrator ordered the erasure of a version's text; its digests, figures and attestations stay.
+    """An administrator ordered the erasure of a version's texts; digests, figures and attestations stay.
 
     Attributes:
-        version: The version whose text is erased.
-        kind: `held-out`: the texts that its variants were measured on. `evaluation`: its evaluation set, also where
-            other versions used the same one.
+        kind: `held-out`: texts of its variants' quality measurement. `evaluation`: its evaluation set, also for other
+            versions with the same set.
     """
 
     TYPE: ClassVar[str] = "slipway.erasure.ordered.v1"
@@ -187,14 +177,14 @@ class ErasureOrdered(_Order):
 
 
 class EndpointOrdered(_Order):
-    """An administrator ordered that an endpoint of the serving fleet is drained, or used again.
+    """An administrator drained an endpoint of the serving fleet, or returned it to use.
 
-    It is about no model: it is published under `all-models`. A drained endpoint takes nothing new, and what it serves
-    of production is loaded on others, version by version.
+    The order is published under `all-models`. A drained endpoint gets no new targets; its production targets are loaded
+    on other endpoints, one version after another.
 
     Attributes:
-        endpoint: Its name in the settings of server-manager; the first Triton of a runtime has the name of the runtime.
-        drained: False lets it be used again.
+        endpoint: Name in server-manager's settings; the first Triton of a runtime has the runtime's name.
+        drained: False returns the endpoint to use.
     """
 
     TYPE: ClassVar[str] = "slipway.endpoint.ordered.v1"
@@ -210,21 +200,20 @@ RECORDS: Final[dict[RecordKind, tuple[str, type[BaseModel]]]] = {
     "mirror": ("mirrors", Mirror),
     "attachment": ("attachments", Attachment),
 }
-"""Records that the registry writes as administrators order: bucket and type of each kind."""
+"""Bucket and type of each kind of record that the registry writes by order."""
 OF_A_MODEL: Final[frozenset[RecordKind]] = frozenset({"policy", "attachment"})
-"""Kinds whose key is a model, and whose orders are published under it."""
+"""Kinds with a model as their key; their orders are published under it."""
 
 
 class RecordOrdered(Fact):
     """An administrator ordered that the registry stores or removes a policy, an API key, a mirror, or an attachment.
 
-    It is published under the model of a policy or an attachment, and under `all-models` for the others.
+    Orders about policies and attachments are published under their model, the others under `all-models`.
 
     Attributes:
-        kind: Kind of the record.
-        name: Its key in the bucket: a model, the id of a key, or the name of a registry outside.
-        record: The new record; None removes it. The record of a key holds its secret's digest, never the secret.
-        before: Digest of the record to replace, None if none may exist; otherwise the order is void.
+        name: Key in the bucket: a model, the id of an API key, or the name of an external registry.
+        record: The new record; None removes the present one.
+        before: Digest of the record to replace, None if there must be none; the order is void otherwise.
     """
 
     TYPE: ClassVar[str] = "slipway.record.ordered.v1"
@@ -237,12 +226,9 @@ class RecordOrdered(Fact):
 
 
 class OrderAccepted(Fact):
-    """An operator's order was recorded and is carried out, or was carried out at once.
+    """An order was recorded or carried out; `details` are its result so far.
 
     Orders of rollbacks are answered by `rollback.started`, `rollback.completed` and `rollback.failed`.
-
-    Attributes:
-        details: What came of it, where that is known by then.
     """
 
     TYPE: ClassVar[str] = "slipway.order.accepted.v1"
@@ -255,13 +241,12 @@ class OrderAccepted(Fact):
 class AuditRecorded(Fact):
     """A change without another event: to keys of bus and store, teams, dead letters, removed objects.
 
-    The program that makes the change publishes it with the credential that makes it, under the model
-    `all-models`.
+    The program that makes the change publishes it with the same credential, under `all-models`.
 
     Attributes:
-        action: What was done, such as `team.set` or `key.retire`.
-        about: What it was done to: an identity, a team, a message, a bucket.
-        occurred_at: When it was done.
+        action: Name of the change, such as `team.set` or `key.retire`.
+        about: The changed identity, team, message or bucket.
+        occurred_at: Time of the change.
     """
 
     TYPE: ClassVar[str] = "slipway.audit.recorded.v1"
@@ -273,7 +258,7 @@ class AuditRecorded(Fact):
 
 
 class OrderRefused(Fact):
-    """An order was refused; `reason` says why and what to do."""
+    """An order was refused; `reason` includes advice."""
 
     TYPE: ClassVar[str] = "slipway.order.refused.v1"
 

@@ -1,4 +1,4 @@
-"""The progress of a release, as the registry has it: CLI and console show it."""
+"""The progress of a release, as command line and console show it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class StepProgress(Contract):
     """A step of a release.
 
     Attributes:
-        name: What it is called once it is done: `merged`.
-        title: Its name, or what is under way: `merging`.
-        at: When it ended.
-        detail: Its result so far.
-        awaited: The variants that have no result in it yet, of a step that each variant takes for itself.
+        name: Name of the finished step: `merged`.
+        title: Display title in its present state: `merging`, then `merged`.
+        at: Time of its end.
+        detail: Result so far.
+        awaited: Variants without a result in a step that each variant takes separately.
     """
 
     name: str
@@ -35,13 +35,13 @@ class ReleaseProgress(Contract):
     """A release from its opening to its end.
 
     Attributes:
-        release_id: None of a checkpoint that has no release (yet); so is `version`.
-        state: Its outcome, or the title of the step that it waits for, also while it is paused.
-        deadline_at: When the step that it waits for takes too long; None while it is paused.
-        paused: By whom, since when and why it is held before its next step; empty if it is not.
-        target: What is chosen to take traffic, or returns.
-        comparison: The variants side by side, with what was measured so far; None before anything was.
-        manual: Whether it takes traffic only with an approval.
+        release_id, version: None for a checkpoint without a release.
+        state: The outcome, or the title of the current step, also while the release is paused.
+        deadline_at: Deadline of the current step; None while the release is paused.
+        paused: Author, time and reason of the pause; empty without one.
+        target: The target that was chosen to take traffic, or returns.
+        comparison: The variants with their measurements so far; None before the first one.
+        manual: Whether traffic requires an approval.
     """
 
     model: ModelName
@@ -71,5 +71,5 @@ class ReleaseProgress(Contract):
 
     @property
     def since(self) -> datetime:
-        """Return when the last finished step ended."""
+        """Return the end of the last finished step, or `opened_at`."""
         return max((step.at for step in self.steps if step.at is not None), default=self.opened_at)

@@ -44,7 +44,7 @@ class VersionRegistered(Fact):
 
 
 class ApprovalRequested(Fact):
-    """Request for `approvals` by as many people before a release takes traffic."""
+    """A release waits for approvals by `approvals` different people."""
 
     TYPE: ClassVar[str] = "slipway.approval.requested.v1"
 
@@ -56,12 +56,14 @@ class ApprovalRequested(Fact):
 
 
 class TrafficRequested(Fact):
-    """Order to give a target this share of production traffic, valid only while the route is at `epoch`.
+    """Order to give a target a share of production traffic, valid only while the route is at `epoch`.
 
-    `pair_ratio` is the share of
-    the requests that a canary and the active version are both asked, `copies` on how many endpoints the target is
-    to be loaded. With weight 0 the target takes no traffic: it is asked what `shadow_ratio` of the active target's
-    callers asked. `only_for` restricts the callers whose requests are drawn.
+    Attributes:
+        weight_ratio: The share; 0 for a shadow, which gets copies of `shadow_ratio` of the active target's requests.
+        fallback: The previous target if none was active before; None for none.
+        pair_ratio: Share of requests that canary and active version are both asked again.
+        copies: Number of endpoints to load the target on.
+        only_for: Callers with requests for the canary; empty for all.
     """
 
     TYPE: ClassVar[str] = "slipway.traffic.requested.v1"
@@ -80,9 +82,10 @@ class TrafficRequested(Fact):
 class DeploymentChanged(Fact):
     """The route of production after a change.
 
-    `cause` is `restore` when a quarantine was lifted, or when a newer route was written back to a restored bucket;
-    `confirm` when a suspended target was quarantined, `return` when it took all traffic again, `judge` when the verdict
-    on one was written down, that it returns as a canary, or that a canary's traffic is away for a minute.
+    Attributes:
+        cause: `restore`: a quarantine was lifted, endpoints changed, or a newer route was written back to a restored
+            bucket. `confirm`: a suspended target was quarantined. `return`: it took all traffic again. `judge`: its
+            verdict or its return as a canary was recorded, or a canary's traffic was taken away for a minute.
     """
 
     TYPE: ClassVar[str] = "slipway.deployment.changed.v1"
@@ -93,7 +96,7 @@ class DeploymentChanged(Fact):
 
 
 class PromotionRefused(Fact):
-    """A requested change of traffic was refused."""
+    """A `traffic.requested` was refused."""
 
     TYPE: ClassVar[str] = "slipway.promotion.refused.v1"
 
@@ -103,14 +106,12 @@ class PromotionRefused(Fact):
 
 
 class TriggerCounts(Contract):
-    """The numbers of requests that a trigger judged, and of bad ones, over the shadow and all shares.
+    """Requests that count for a trigger, over the shadow and all traffic shares.
 
     Attributes:
-        requests: Of the candidate.
-        bad: Those of them that were bad.
-        active_requests: Of the active target at the same time.
-        active_bad: Those of them that were bad.
-        mirrored: What pairs showed: requests that both versions answered. None if there was none.
+        requests, bad: Requests of the candidate, and the bad ones among them.
+        active_requests, active_bad: The same of the active target in the same period.
+        mirrored: Counts of requests that both versions were asked; None without any.
     """
 
     requests: int = 0
@@ -121,7 +122,7 @@ class TriggerCounts(Contract):
 
 
 class _Assessed(Fact):
-    """The results of a candidate so far, and how many more requests a verdict needs."""
+    """The results of a candidate so far; a verdict needs about `requests_needed` more requests."""
 
     target: Target
     requests: int
@@ -131,15 +132,15 @@ class _Assessed(Fact):
 
 
 class CanaryAssessed(_Assessed):
-    """The canary's results so far, and how many more requests a verdict needs.
+    """The canary's results so far.
 
     Attributes:
-        requests: Requests of the candidate at this share so far.
-        e_values: The e-value of each test, which decides: `NAME` against the trigger's limit,
-            `NAME:baseline` beside requests of the active target in the same seconds.
-        counts: Requests counted by trigger, over the shadow and all steps.
-        take_away: Both versions are beyond a limit: the candidate's traffic is to be taken away for a minute, so that
-            the active version is seen without it.
+        requests: Requests of the candidate at this share.
+        e_values: E-values by test: `NAME` against the trigger's limit, `NAME:baseline` against the active target's
+            requests in the same seconds.
+        counts: Counts by trigger, over the shadow and all steps.
+        take_away: Both versions are beyond a limit: the candidate's traffic is to stop for a minute, to observe the
+            active version without it.
     """
 
     TYPE: ClassVar[str] = "slipway.canary.assessed.v1"
@@ -154,8 +155,8 @@ class ShadowCounts(Contract):
     """The results of a shadow for one trigger.
 
     Attributes:
-        pairs: Of the requests that both versions were asked: `only_target` were bad on the candidate only.
-        e_value: The evidence that the candidate is beyond its limit, or worse than the active version.
+        pairs: Counts of requests that both versions were asked; the candidate is the target.
+        e_value: Evidence that the candidate is beyond the limit, or worse than the active version.
     """
 
     pairs: PairCounts
@@ -163,15 +164,13 @@ class ShadowCounts(Contract):
 
 
 class ShadowAssessed(_Assessed):
-    """The results of requests sent to both the active target and the candidate, before the candidate takes traffic.
+    """The shadow's results so far: requests sent to the active target and to the candidate.
 
     Attributes:
-        target: The candidate.
         share_ratio: Share of the active target's requests that are drawn.
-        requests: How many were compared.
-        counts: By trigger; `errors-in-shadow` and `empty-in-shadow` where the policy has no trigger for either.
-        requests_needed: How many more a verdict needs.
-        seconds_needed: How much longer it lasts at least.
+        requests: Number of compared requests.
+        counts: By trigger; `errors-in-shadow` and `empty-in-shadow` if the policy has no trigger for either metric.
+        seconds_needed: Least remaining time.
     """
 
     TYPE: ClassVar[str] = "slipway.shadow.assessed.v1"
@@ -193,8 +192,8 @@ class ReleaseFinished(Fact):
     """A release ended; every release ends exactly once.
 
     Attributes:
-        returned_by: The event by which its version returned after it was suspended; empty for any other release, None
-            if its record was lost.
+        returned_by: Id of the event that returned its suspended version; empty for other releases, None if the record
+            was lost.
     """
 
     TYPE: ClassVar[str] = "slipway.release.finished.v1"
@@ -211,7 +210,7 @@ class ReleaseFinished(Fact):
 
 
 class ReleaseProgressed(Fact):
-    """The complete progress of a release after a change. The last such event replaces all earlier ones."""
+    """The complete progress of a release after a change; it replaces earlier ones."""
 
     TYPE: ClassVar[str] = "slipway.release.progressed.v1"
 
@@ -220,7 +219,7 @@ class ReleaseProgressed(Fact):
 
 
 class DeadlinePassed(Fact):
-    """A release waited longer for a step than its policy allows."""
+    """A step took longer than the release's policy allows."""
 
     TYPE: ClassVar[str] = "slipway.deadline.passed.v1"
 
@@ -230,7 +229,7 @@ class DeadlinePassed(Fact):
 
 
 class WorkAbandoned(Fact):
-    """A message of a release was dead-lettered, so the release does not wait for its answer."""
+    """A message of a release was dead-lettered; the release does not wait for its answer."""
 
     TYPE: ClassVar[str] = "slipway.work.abandoned.v1"
 

@@ -1,4 +1,4 @@
-"""Staging: a lease on the serving fleet, the benchmark, the evaluations, the rehearsal."""
+"""Staging: leases on the serving fleet, benchmark, evaluations, rehearsal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .variants import Quality
 
 
 class StageRequested(Fact):
-    """A candidate and its baseline are to be loaded side by side."""
+    """Request to load a candidate and its baseline."""
 
     TYPE: ClassVar[str] = "slipway.stage.requested.v1"
 
@@ -44,7 +44,7 @@ class StageRequested(Fact):
 
 
 class StageReleased(Fact):
-    """End of a staging lease: the lease for this purpose, or without a purpose all earlier leases."""
+    """A staging lease ended; without `purpose`, all earlier leases of the candidate."""
 
     TYPE: ClassVar[str] = "slipway.stage.released.v1"
 
@@ -54,7 +54,7 @@ class StageReleased(Fact):
 
 
 class VariantStaged(Fact):
-    """Candidate and baseline are served in staging; `request` is the request that this answers."""
+    """Candidate and baseline of `request` are served in staging; loading took `load_s` seconds."""
 
     TYPE: ClassVar[str] = "slipway.variant.staged.v1"
 
@@ -65,7 +65,7 @@ class VariantStaged(Fact):
 
 
 class Statistics(Contract):
-    """Quantiles of one metric in milliseconds; p99 is absent where the sample is too small for it."""
+    """Statistics of one metric over requests, in its unit; quantiles are None if the sample is too small."""
 
     count: int
     mean: float | None = None
@@ -75,9 +75,10 @@ class Statistics(Contract):
 
 
 class NaturalAnswers(Contract):
-    """Lengths of one side's greedy answers, until it stops by itself, to prompts that both sides answered.
+    """Lengths of one side's greedy answers to prompts that both sides answered.
 
     Attributes:
+        asked: Number of prompts.
         ended: Number of answers that stopped within `most_tokens`.
         mean_tokens: Mean length; a cut answer counts as `most_tokens`.
     """
@@ -89,7 +90,7 @@ class NaturalAnswers(Contract):
 
 
 class SideSummary(Contract):
-    """The measurements of one side of a benchmark; `natural` is None if no prompt was answered by both sides."""
+    """Measurements of one side of a benchmark; `natural` is None if no prompt was answered by both sides."""
 
     target: Target
     requests: int
@@ -105,7 +106,7 @@ class SideSummary(Contract):
 
 
 class RatioInterval(Contract):
-    """A candidate-to-baseline ratio with its 95 % interval."""
+    """Ratio of candidate to baseline with its 95 % interval."""
 
     metric: str
     value: float
@@ -114,7 +115,7 @@ class RatioInterval(Contract):
 
 
 class GateResult(Contract):
-    """The verdict of one gate, with the figures compared and the reason."""
+    """The verdict of one gate."""
 
     name: str
     verdict: Verdict
@@ -124,18 +125,18 @@ class GateResult(Contract):
 
 
 class ServedQuality(Contract):
-    """Quality as measured through the serving engine, which also shows a faulty load of correct files.
+    """Quality measured through the serving engine, to detect faulty loads of correct files.
 
     Attributes:
-        method: `prompt_logprobs`: the engine scored the held-out windows of the variant's manifest, token by token.
-            `generated_logprobs`: the log-probabilities of its own answers, compared with the baseline's.
+        method: `prompt_logprobs`: the engine scored the held-out windows of the variant's manifest.
+            `generated_logprobs`: log-probabilities of its own answers, compared with the baseline's.
             `none`: neither was available.
-        tokens: How many tokens were scored.
-        perplexity: The candidate's.
-        reference_perplexity: The merged model's on the same windows, as recorded; by `generated_logprobs`, the
-            baseline's.
-        perplexity_ratio: The first over the second.
-        recorded_ratio: The same ratio before serving, as the quantiser measured it on the same windows.
+        tokens: Number of scored tokens.
+        perplexity: Perplexity of the candidate.
+        reference_perplexity: Recorded perplexity of the merged model on the same windows; by `generated_logprobs` that
+            of the baseline.
+        perplexity_ratio: `perplexity` / `reference_perplexity`.
+        recorded_ratio: The same ratio as the quantiser measured it.
     """
 
     method: Literal["prompt_logprobs", "generated_logprobs", "none"]
@@ -152,8 +153,8 @@ class BenchmarkFigures(Contract):
     """Latency, throughput and quality of a candidate against its baseline, and the verdict per gate.
 
     Attributes:
-        machine_price_per_hour: Price of the serving machine; None if it is not set. All prices are in its currency.
-        million_tokens_price: Price of a million of the candidate's output tokens at the load of the benchmark.
+        machine_price_per_hour: Price of the serving machine; None if not set.
+        million_tokens_price: Price of a million output tokens of the candidate, in the same currency.
     """
 
     target: Target
@@ -180,12 +181,12 @@ class VariantBenchmarked(BenchmarkFigures, Fact):
 
 
 class VariantEvaluated(Fact):
-    """The scores of a candidate's answers beside its baseline's, and the verdict.
+    """The scores of a candidate and its baseline, and the verdict.
 
     Attributes:
-        results: One for each evaluation of the policy; the report also has every row.
-        verdict: `fail` if a limit is missed, `inconclusive` if the rows of one do not suffice.
-        reason: The limits behind the verdict.
+        results: One per evaluation of the policy; `report` also has every row.
+        verdict: `fail` if a limit is missed, `inconclusive` if a limit has too few rows.
+        reason: The limits that decided.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.evaluated.v1"
@@ -199,7 +200,7 @@ class VariantEvaluated(Fact):
 
 
 class RehearsalRequested(Fact):
-    """A rollback is to be rehearsed in staging before the release takes traffic."""
+    """Request to rehearse a rollback in staging."""
 
     TYPE: ClassVar[str] = "slipway.rehearsal.requested.v1"
 
@@ -212,15 +213,15 @@ class RehearsalRequested(Fact):
 
 
 class RehearsalCertificate(Contract):
-    """The proof of a rehearsal for one trigger; promotion cites it.
-
-    `detect_s` runs from the injection to the alert, `switch_s` from the alert to the changed route, `verify_s` from
-    there to verified recovery. Detection is rehearsed once for a policy and a runtime.
+    """Proof of a rehearsal for one trigger. Detection is rehearsed once for a policy and a runtime.
 
     Attributes:
+        detect_s: Seconds from the injection to the alert.
+        switch_s: Seconds from the alert to the changed route.
+        verify_s: Seconds from the changed route to verified recovery.
         runtime: Runtime of the candidate.
-        detected_with: The earlier version with which detection was rehearsed; None if it was with this one. Fault, time
-            of injection, alert and `detect_s` are those of then, the rest is this version's.
+        detected_with: Earlier version with which detection was rehearsed; fault, injection, alert and `detect_s` are of
+            that rehearsal. None if detection was rehearsed with this version.
     """
 
     trigger: str = ""
@@ -240,7 +241,7 @@ class RehearsalCertificate(Contract):
 
 
 class RehearsalCompleted(Fact):
-    """A rehearsal ended, with its verdict."""
+    """A rehearsal ended."""
 
     TYPE: ClassVar[str] = "slipway.rehearsal.completed.v1"
 

@@ -14,12 +14,12 @@ from ..vocabulary import ArtifactRef, Contract, Fact, Ratio, StagingPurpose, Var
 
 
 class QuantiseSettings(Contract):
-    """The settings of a quantisation; all of them are part of the output key."""
+    """Settings of a quantisation, all part of the output key; by default those of the method."""
 
     calibration_samples: Annotated[int, Field(ge=0)] = 16
-    """Number of calibration windows; a request without it gets the method's default."""
+    """Number of calibration windows."""
     calibration_tokens: Annotated[int, Field(ge=8)] = 384
-    """Length of a window in tokens; a request without it gets the method's default."""
+    """Tokens of a window."""
     seed: int = 0
 
 
@@ -30,14 +30,14 @@ CALIBRATION_DEFAULTS: Mapping[Variant, QuantiseSettings] = {
 
 
 class EngineVersion(Contract):
-    """The name and the version of the library that quantised."""
+    """Name and version of the quantising library."""
 
     name: str
     version: str
 
 
 class Quality(Contract):
-    """A variant against the merged model on held-out text; the perplexities are absent where only ratios are known."""
+    """Quality of a variant relative to the merged model on held-out text; KL divergences in nats per token."""
 
     perplexity_ratio: float
     mean_kl: float
@@ -49,10 +49,7 @@ class Quality(Contract):
 
 
 class VariantRequested(Fact):
-    """Order to quantise a merged model to one precision; one quantiser replica processes it.
-
-    Omitted settings take the method's defaults.
-    """
+    """Order to quantise a merged model; omitted settings take the method's defaults."""
 
     TYPE: ClassVar[str] = "slipway.variant.requested.v1"
 
@@ -88,7 +85,7 @@ class RegisteredVariant(Contract):
 
 
 class VariantQuantised(RegisteredVariant, Fact):
-    """A variant was stored, with its quality measured after reloading."""
+    """A variant was stored; its quality was measured after reloading."""
 
     TYPE: ClassVar[str] = "slipway.variant.quantised.v1"
 
@@ -96,14 +93,16 @@ class VariantQuantised(RegisteredVariant, Fact):
     settings: dict[str, Any] = {}
     duration_s: float
     evaluation_quality: Quality | None = None
-    """Quality on the checkpoint's evaluation set; None without one, or if nothing of it can be measured."""
+    """Quality on the checkpoint's evaluation set; None without one, or without measurable text."""
 
 
 class VariantFailed(Fact):
-    """A variant will not be served, and why.
+    """A variant failed and will not be served.
 
-    `step` is the step that failed; `purpose` is what it was staged for, if it failed in staging. `manifest` and
-    `quality` are set if the variant was quantised but failed its quality gate: its files are kept for inspection.
+    Attributes:
+        step: The failed step.
+        purpose: Purpose of the staging, if it failed there.
+        manifest, quality: Set if the variant failed its quality gate; its files are kept for inspection.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.failed.v1"
@@ -119,7 +118,7 @@ class VariantFailed(Fact):
 
 
 class WorkProgressed(Fact):
-    """Progress of long work; published live on core NATS, never stored."""
+    """Progress of long work, published on core NATS and not stored."""
 
     TYPE: ClassVar[str] = "slipway.work.progressed.v1"
 

@@ -25,7 +25,7 @@ AlertKind = Literal[
 ]
 Severity = Literal["info", "warning", "critical"]
 CHECKS_IN_A_ROW: Final = 2
-"""So many checks of a schedule must show a fall, or none, before it counts."""
+"""Number of consecutive scheduled checks with the same result before it counts."""
 
 
 class Window(Contract):
@@ -44,12 +44,11 @@ class InterTokenLatency(Contract):
 
 
 class Features(Contract):
-    """Numeric features of an answer; the text itself is never stored.
+    """Numeric features of an answer; the text is not stored.
 
     Attributes:
-        language_ratio: Share of the answer that is in the language of the user's last text; None if it cannot be told,
-            or is not looked at.
-        valid_json: Whether the answer to a request with a JSON Schema or tools is as these say; None of other requests.
+        language_ratio: Share of the answer in the language of the user's last text; None if unknown or not examined.
+        valid_json: Whether the answer satisfies the JSON Schema or tools of its request; None without either.
     """
 
     prompt_chars: int
@@ -63,26 +62,22 @@ class Features(Contract):
 
 
 class Inference(Contract):
-    """One request as observed by the gateway.
+    """One request as observed by the gateway; durations in milliseconds.
 
     Attributes:
-        caused_by: What kept the request from a complete answer; None if it has one, or if the gateway does not
-            know. `decisions.evidence.attribution` defines what counts as evidence.
-        queue_ms: Time that the request waited in the engine before the engine began to compute it, in milliseconds,
-            0 or more; None if unknown.
-        logprob_mean: Mean log-probability of the generated tokens, before temperature, in nats, 0 or less; None where
-            the engine computed none.
-        nan_logits: The engine met a NaN among the logits of this request; None where it does not check for them.
-        forced_metrics: The metrics that the parameters of the request force: it is no evidence for them.
-        rescued_by: The version that answered the caller in the end, after this one failed before its first token. The
-            failure counts as any other.
-        caller: A pseudonym of the key that was presented, the same at all gateways; None without one.
-        holder: A pseudonym of the team of that key, or of its name if it is of no team; None without a key.
-        engine_died: The engine died while it had the request, or was dead before; None if it did neither.
-        pinned: The caller named the version, or is none of those for whom the canary is drawn: no evidence about a
-            candidate.
-        is_evidence: Whether the caller's key is evidence (`slipway keys issue --no-evidence`).
-        body: Of a request that its target failed: the first characters of a digest of what it asked; None of others.
+        caused_by: The party that prevented a complete answer; None if it is complete, or the party unknown
+            (`decisions.evidence.attribution`).
+        queue_ms: Wait in the engine before computation; None if unknown.
+        logprob_mean: Mean log-probability of the generated tokens before temperature, in nats; None if not computed.
+        nan_logits: Whether the engine met NaN logits; None if not checked.
+        forced_metrics: Metrics that the request's parameters force; it is no evidence for them.
+        rescued_by: Version that answered the caller after this one failed before its first token.
+        caller: Pseudonym of the API key, the same at all gateways; None without a key.
+        holder: Pseudonym of the key's team, or of its name without a team; None without a key.
+        engine_died: Whether the engine died during the request, or was dead before; None for neither.
+        pinned: The caller named the version, or is excluded from the canary: no evidence about a candidate.
+        is_evidence: False for keys of `slipway keys issue --no-evidence`.
+        body: Prefix of the body's digest if the target failed the request; else None.
     """
 
     request_id: str
@@ -116,12 +111,12 @@ class Inference(Contract):
 
 
 class MirroredPair(Contract):
-    """One request that two versions were asked after its caller: `served` by the target that answered it.
+    """A request that was sent again to two versions after its caller was answered; its answers are discarded.
 
-    The request was drawn before its outcome, so that neither side is chosen for how it ended. Both sides have the same
-    limits, neither answer goes to the caller, and neither counts elsewhere. What failed is the target's on both sides.
+    Requests are drawn before their outcome is known. Failures are attributed to the target on both sides.
 
     Attributes:
+        served: Result of the target that answered the caller.
         shadow: The mirrored target takes no traffic yet: only it is judged.
     """
 
@@ -131,7 +126,7 @@ class MirroredPair(Contract):
 
 
 class InferenceBatch(Fact):
-    """Telemetry of live traffic, batched by the gateway; never text."""
+    """Telemetry of live traffic without text, batched by the gateway."""
 
     TYPE: ClassVar[str] = "slipway.inference.v1"
 
@@ -141,12 +136,12 @@ class InferenceBatch(Fact):
 
 
 class PairCounts(Contract):
-    """The pairs of one trigger: of the requests that both versions answered, the number bad on each.
+    """Requests that two versions answered, counted by the versions on which they are bad for a trigger.
 
     Attributes:
-        both, neither: Bad on both, or on neither: evidence against neither.
+        both, neither: Bad on both versions, or on neither: no evidence.
         only_target: Bad on the target only.
-        only_other: Bad on the version that it is compared with only.
+        only_other: Bad on the other version only.
     """
 
     both: int = 0
@@ -164,14 +159,12 @@ class WindowSummarised(Fact):
     """The requests of one target in one window.
 
     Attributes:
-        errors: Requests that ended with an error, by code, whatever caused it.
-        observed: Per trigger, how many requests it observed and how many of them were bad.
-        blocks: Per trigger, the blocks of two seconds that became evidence since the last window:
-            seconds from the begin of the window, requests, and the bad ones among them.
+        errors: Failed requests by error code, whatever their cause.
+        observed: Requests and bad requests by trigger.
+        blocks: Closed blocks of two seconds by trigger: seconds from the window's begin, requests, bad requests.
         target_failures: Requests that failed because of the target.
-        ttft_histogram, e2e_histogram, itl_histogram: Latencies of the complete answers that the
-            caller's parameters do not shape, in microseconds (HdrHistogram, base64); empty if unknown. `itl_histogram`
-            has the mean of each answer.
+        ttft_histogram, e2e_histogram, itl_histogram: Latencies of complete answers in microseconds (HdrHistogram,
+            base64), without those that callers' parameters shape; `itl_histogram` has the mean of each answer.
     """
 
     TYPE: ClassVar[str] = "slipway.window.summarised.v1"
@@ -192,8 +185,8 @@ class _Alert(Fact):
     """An alert.
 
     Attributes:
-        answers_nothing: The target answers nothing: its last replica is reported dead, it is loaded nowhere, or every
-            request of three blocks of two seconds failed, eight or more.
+        answers_nothing: The target is down: last replica dead, loaded nowhere, or all requests of three blocks of two
+            seconds failed, at least eight.
     """
 
     alert_id: str
@@ -223,7 +216,7 @@ class AlertRaised(_Alert):
 
 
 class AlertUpdated(_Alert):
-    """An open alert has newer figures."""
+    """The figures of an open alert changed."""
 
     TYPE: ClassVar[str] = "slipway.alert.updated.v1"
 
@@ -235,13 +228,13 @@ class AlertResolved(_Alert):
 
 
 class EvaluationCheck(Contract):
-    """The scores of a served version on rows of its evaluations, beside its scores at release.
+    """The present scores of a served version, compared with its scores at release.
 
     Attributes:
-        results: One for each evaluation: `candidate` are its scores now, `active` those at its release; none if it did
-            not answer.
-        is_fallen: A limit is missed.
-        in_a_row: Checks in a row that showed the same; one that decides nothing is left out.
+        results: One per evaluation: `candidate` has the present scores, `active` those at release; empty if the version
+            did not answer.
+        is_fallen: Whether a limit is missed.
+        in_a_row: Number of consecutive checks with the same result, without undecided ones.
     """
 
     target: Target
@@ -251,16 +244,16 @@ class EvaluationCheck(Contract):
 
     @property
     def lasts(self) -> bool:
-        """Return whether the last `CHECKS_IN_A_ROW` checks that decided have all shown the same."""
+        """Return whether the last `CHECKS_IN_A_ROW` decided checks had the same result."""
         return self.in_a_row >= CHECKS_IN_A_ROW
 
 
 class VersionEvaluated(Fact):
-    """A scheduled evaluation of the served versions ended; it needs no traffic of callers.
+    """A scheduled evaluation of the served versions ended.
 
     Attributes:
-        checked_at: When the check began.
-        checks: Of the active version, then of the previous one, if it was evaluated at its release.
+        checked_at: Begin of the check.
+        checks: The active version's, then the previous version's if it was evaluated at its release.
     """
 
     TYPE: ClassVar[str] = "slipway.version.evaluated.v1"
@@ -271,16 +264,16 @@ class VersionEvaluated(Fact):
 
 
 class SuspensionJudged(Fact):
-    """The shadow of a suspended target has shown whether it was the cause, or has shown nothing in its time.
+    """The shadow of a suspended target ended with a verdict, or without one at its deadline.
 
-    It is confirmed, too, if it does not load again; then no requests were asked.
+    A target that does not load again is confirmed without requests.
 
     Attributes:
-        since: Since when the target is suspended.
-        trigger: The trigger that moved traffic, by whose metric it was judged.
-        verdict: `confirmed`: it is the worse version. `cleared`: it is within twice the limit. `undecided`: neither.
-        pairs: Requests that it and the active target were both asked.
-        returns: Its policy has it return as a canary if it is cleared.
+        since: Time of the suspension.
+        trigger: The trigger that moved traffic; its metric judges the target.
+        verdict: `confirmed`: worse than the active target. `cleared`: within twice the limit. `undecided`: neither.
+        pairs: Requests that it and the active target were asked.
+        returns: Whether its policy returns it as a canary if cleared.
     """
 
     TYPE: ClassVar[str] = "slipway.suspension.judged.v1"
@@ -295,7 +288,7 @@ class SuspensionJudged(Fact):
 
 
 class RollbackTimeline(Contract):
-    """When each step of a rollback happened."""
+    """Times of the steps of a rollback; None for steps that did not happen."""
 
     first_bad_at: Instant | None = None
     detected_at: Instant
@@ -320,7 +313,7 @@ class RollbackStarted(_Rollback):
 
 
 class RollbackCompleted(_Rollback):
-    """Traffic is back on the previous target; `verdict` says whether recovery was verified."""
+    """Traffic is back on the previous target; `verdict` is that on the recovery."""
 
     TYPE: ClassVar[str] = "slipway.rollback.completed.v1"
 
@@ -329,10 +322,10 @@ class RollbackCompleted(_Rollback):
 
 
 class RollbackFailed(_Rollback):
-    """A rollback was not carried out, and why.
+    """A rollback was not carried out.
 
     Attributes:
-        alert_id: The alert that asked for it; empty for another cause.
+        alert_id: Id of the alert that caused it; empty for another cause.
     """
 
     TYPE: ClassVar[str] = "slipway.rollback.failed.v1"

@@ -1,4 +1,4 @@
-"""Attestations of artifacts as in-toto statements, and the keys that may sign them."""
+"""Attestations of artifacts (in-toto statements), and the keys of attesters."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ ATTESTED_BY: Final[Mapping[Step, str]] = {
     "deploy": "registry",
     "audit": "registry",
 }
-"""The service whose key attests a step."""
+"""The attesting service of each step."""
 ATTESTERS: Final = tuple(dict.fromkeys(ATTESTED_BY.values()))
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_PREFIX: Final = "urn:slipway:attestation:"
 BASE_IMPORT: Final = "base import"
-"""The material of a registration that is the record of the base model's import."""
+"""Name of the material of a registration with the base model's import record."""
 
 
 class Subject(Contract):
-    """The subject of a statement: a name, and its digests by algorithm (`sha256`, in hexadecimal)."""
+    """The subject of a statement; `digest` maps algorithms (`sha256`) to hexadecimal digests."""
 
     name: str
     digest: Annotated[dict[str, str], Field(min_length=1)]
 
 
 class Material(Contract):
-    """An artifact that went into the subject."""
+    """An input of the subject."""
 
     name: str
     digest: Digest
@@ -50,12 +50,12 @@ class Claim(Contract):
     """The predicate of a statement about a subject.
 
     Attributes:
-        attester: The service that signs.
-        attested_at: When it signed, by its own clock.
-        materials: What went into the subject.
-        follows: Digests of the attestations of materials: of their envelopes, as they are stored.
-        previous: Digest of the envelope before this one in the chain of a version; None for the first, and outside one.
-        number: Position in that chain, from 1; 0 outside one.
+        attester: The signing service.
+        attested_at: Time of the signature by the attester's clock.
+        materials: Inputs of the subject.
+        follows: Digests of the envelopes that attest materials.
+        previous: Digest of the previous envelope in a version's chain; None for the first, and outside a chain.
+        number: Position in the chain, from 1; 0 outside a chain.
         details: Figures of the step, such as a verdict.
     """
 
@@ -70,7 +70,7 @@ class Claim(Contract):
 
 
 class Statement(Contract):
-    """An in-toto statement (v1) with one of our claims."""
+    """An in-toto statement (v1) with a claim as its predicate."""
 
     type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")] = STATEMENT_TYPE
     subject: Annotated[tuple[Subject, ...], Field(min_length=1)]
@@ -87,12 +87,12 @@ class AttesterKey(Contract):
     """A public key of an attester.
 
     Attributes:
-        key_id: SHA-256 of the public key's PEM text, in hexadecimal.
-        public_key: The key (ECDSA, P-256) as PEM text.
-        steps: What it may attest.
-        valid_from: Attestations that claim to be older are not accepted.
-        retired_at: Since when it is replaced; what it attested before stays accepted.
-        revoked_at: Since when it is not trusted any more; nothing that it signed is accepted, whatever its time.
+        key_id: Hexadecimal SHA-256 of the public key's PEM text.
+        public_key: ECDSA key (P-256) as PEM text.
+        steps: Steps that the key may attest.
+        valid_from: Attestations with an earlier time are refused.
+        retired_at: Time of the replacement; attestations with a later time are refused.
+        revoked_at: Time of the revocation; all attestations of the key are refused.
     """
 
     attester: IdentityName

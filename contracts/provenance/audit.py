@@ -1,4 +1,4 @@
-"""The audit log: entries chained by the digest of the previous entry, in segments that the registry signs."""
+"""The audit log: entries chained by digests, in segments signed by the registry."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from ..vocabulary import Contract, Digest, Instant, StoredRecord, digest_of
 
 EntryKind = Literal["order", "announcement", "change", "result", "missing"]
 GENESIS: Final = digest_of(b"slipway audit")
-"""What the first entry names as the one before."""
+"""`previous` of the first entry."""
 PREFIX: Final = "audit/"
-"""Where segments are in the store: `audit/000001.jsonl`."""
+"""Prefix of segments in the store: `audit/000001.jsonl`."""
 
 
 class AuditItem(Contract):
-    """Something that happened, before it has its place in the log.
+    """An audited message, before its position in the log is known.
 
     Attributes:
-        at: When the bus stored it.
-        source: The message: `SLIPWAY_ORDERS/12`. One message is one entry.
-        kind: `order` and `announcement`: what people and programs asked for. `change`: what a program states to have
-            changed. `result`: what came of an order or announcement. `missing`: messages that were gone before they
-            were read.
-        action: The event's type, or what was changed.
-        who: The identity whose credential published it, as the bus binds it to the subject; empty if the message does
-            not name one.
-        about: Id of the order or announcement, or what was changed.
-        digest: Digest of a message that cannot be read.
-        code: Why an order was refused.
+        at: Time at which the bus stored the message.
+        source: Stream and sequence of the message: `SLIPWAY_ORDERS/12`.
+        kind: `order` or `announcement`: a request. `change`: a change that a program reports. `result`: the result of a
+            request. `missing`: messages that were removed before they were read.
+        action: Type of the event, or name of the change.
+        who: Identity that published the message, as bound to the subject by the bus; empty if unknown.
+        about: Id of the request, or the changed object.
+        digest: Digest of an unreadable message.
+        code: Error code of a refusal or failure.
     """
 
     at: Instant
@@ -47,24 +45,24 @@ class AuditItem(Contract):
 
 
 class AuditEntry(AuditItem):
-    """An item with its index in the log; its digest is computed over its canonical JSON."""
+    """An item with its position in the log; its digest is that of its canonical JSON."""
 
     index: Annotated[int, Field(ge=1)]
     previous: Digest
 
 
 class AuditTail(StoredRecord):
-    """The entries that are in no segment yet, and the position in each source: the record `tail` in the bucket `audit`.
+    """The unsealed entries and the position in each source: the record `tail` in the bucket `audit`.
 
     Attributes:
-        segment: Number of the segment that comes next.
-        entries: Its entries so far.
-        sealing: How many of them are being written as this segment; 0 for none.
+        segment: Number of the next segment.
+        entries: Entries of the next segment so far.
+        sealing: Number of entries that are being sealed; 0 for none.
         count: Index of the last entry.
         head: Digest of the last entry.
-        anchor: Digest of the envelope that signs the segment before; None before the first.
-        cursors: The last message that was read, by source.
-        signature: The envelope by which the registry signs the head and this record.
+        anchor: Digest of the envelope that signs the previous segment; None before the first.
+        cursors: Sequence of the last message read, by source.
+        signature: Envelope with the registry's signature of the head and this record.
     """
 
     segment: Annotated[int, Field(ge=1)] = 1

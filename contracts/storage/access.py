@@ -1,4 +1,4 @@
-"""The object store's keys: which prefixes there are, which of them each identity reads and writes, and credentials."""
+"""Prefixes of the object store, the access of each identity to them, and credentials."""
 
 import configparser
 import re
@@ -11,13 +11,13 @@ from ..identities import Role
 from ..vocabulary import IdentityName
 
 BUCKET: Final = "slipway"
-"""The bucket, unless an installation names another one."""
+"""Default name of the bucket."""
 PROBE: Final = "probe/"
-"""Objects by which a program proves that the store answers and honours conditional puts; they exist for a moment."""
+"""Prefix of short-lived objects that test the store and its conditional puts."""
 DATA_FORMAT: Final = "data-format"
-"""The object with the format of the data in this store."""
+"""Key of the object with the store's data format."""
 HOLDS: Final = "holds/"
-"""Objects whose names and digests hold other objects: `holds/NAME.json` keeps what it names, in any form."""
+"""Prefix of holds: `slipway gc` keeps the objects that `holds/NAME.json` names."""
 PREFIXES: Final = (
     "attestations/benchmark/",
     "attestations/evaluate/",
@@ -39,7 +39,7 @@ PREFIXES: Final = (
     "sources/",
     "versions/",
 )
-"""All prefixes. A key under another one is refused to all but administrators."""
+"""All prefixes; only administrators may use others."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class StoreAccess:
     """The access of an identity to the bucket, as prefixes of keys; `*` stands for any text.
 
     Attributes:
-        reads: Keys that it reads and lists.
-        gets: Keys that it reads but does not list: reading needs the key, which contains a digest.
-        writes: Keys that it puts, both new objects and replacements.
-        deletes: Keys that it deletes.
-        sees_uploads: It lists multipart uploads that have not ended, of all keys.
-        manages_bucket: It makes the bucket and changes its settings.
-        retains: Keys whose retention it reads and extends; no identity may shorten or bypass a retention.
-        sees_lock: It sees whether the bucket has object lock.
+        reads: Read and list.
+        gets: Read without list; the keys contain digests.
+        writes: Put, including replacements.
+        deletes: Delete.
+        sees_uploads: Whether it may list unfinished multipart uploads, of all keys.
+        manages_bucket: Whether it may create the bucket and change its settings.
+        retains: Read and extend the retention; no identity may shorten or bypass it.
+        sees_lock: Whether it may read the object lock configuration.
     """
 
     reads: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         gets=("blobs/",),
     ),
 }  # fmt: skip
-"""Services that are not here do not use the store, and have no credential for it."""
+"""Access by service; other services have no credential of the store."""
 
 PROVISIONER_ACCESS: Final = StoreAccess(
     reads=(PROBE, DATA_FORMAT), writes=(PROBE, DATA_FORMAT), deletes=(PROBE,), manages_bucket=True, sees_lock=True
@@ -151,25 +151,25 @@ ROLE_ACCESS: Final[dict[Role, StoreAccess]] = {
         reads=EVERYTHING, writes=EVERYTHING, deletes=EVERYTHING, sees_uploads=True, sees_lock=True, retains=EVERYTHING
     ),
 }  # fmt: skip
-"""What each role may do. A publisher has no key: it uploads by URLs that the registry signs (ADR 0026).
+"""Access by role. Publishers have no key: they upload by URLs that the registry signs (ADR 0026).
 
-An administrator sets retentions, which can only be extended: a restore puts objects under lock again (ADR 0028).
+Administrators may extend retentions: a restore locks objects again (ADR 0028).
 """
 _DIGEST: Final = "?" * 64
 READS_SHARED: Final = StoreAccess(
     reads=("bases/", PROBE, f"attestations/*/{_DIGEST}/"), gets=("attestations/", "blobs/", "manifests/", "sources/")
 )
-"""What a member of a team reads with any reading role, beside what is of its team's models.
+"""Access of team members with a reading role, besides `READS_OF_MODEL` of their models.
 
-Artifacts are stored by their digest and shared by teams, so the store cannot tell whose they are. `?` stands for one
-character: who knows the digest of an artifact lists its attestations.
+Artifacts are stored by digest and shared by teams. `?` stands for one character: listing attestations requires the
+digest of the artifact.
 """
 READS_OF_MODEL: Final = ("checkpoints/{model}/", "references/{model}/", "versions/{model}/")
-"""What is of one model."""
+"""Prefixes of one model."""
 
 
 class StoreCredential(BaseModel):
-    """An identity's key of the store, as its file holds it: in the form of the AWS tools, with the identity's name."""
+    """An identity's access key of the store; its file has the format of the AWS tools, with the identity's name."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -178,17 +178,17 @@ class StoreCredential(BaseModel):
     secret_key: SecretStr
 
     def text(self) -> str:
-        """Return the content of the credential's file, in the format of the AWS tools."""
+        """Return the content of the file."""
         secret = self.secret_key.get_secret_value()
         keys = f"aws_access_key_id = {self.access_key}\naws_secret_access_key = {secret}\n"
         return f"# Slipway identity {self.name}\n[default]\n{keys}"
 
     @classmethod
     def from_text(cls, text: str) -> "StoreCredential":
-        """Return the credential in a file; its name is `other` if another program wrote it.
+        """Parse the content of a file; the name is `other` if the file has none.
 
         Raises:
-            ValueError: The text is not the content of such a file.
+            ValueError: The text has another form.
         """
         parser = configparser.ConfigParser(interpolation=None)
         try:

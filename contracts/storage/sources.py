@@ -1,4 +1,4 @@
-"""External folders: their URIs (`hf://repo@commit`, `file:///folder`) and the files copied from them."""
+"""URIs of external folders (`hf://repo@commit`, `file:///folder`), and the files to copy from them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 from typing import Final, Literal
 
 Scheme = Literal["hf", "file"]
-"""Schemes of folders outside the store; anything else is the store's own `s3`."""
+"""Schemes of external folders."""
 
 HUB: Final = "https://huggingface.co"
-"""The model hub of a stack on one machine, unless `SLIPWAY_HF_ENDPOINT` names another one or, if it is empty, none."""
+"""Default model hub of `slipway up`; `SLIPWAY_HF_ENDPOINT` overrides it, empty for none."""
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
-"""Weights that cannot run code, configuration, chat template, tokenizer. Everything else stays where it is."""
+"""Suffixes of copied files: safe weights, configuration, chat template, tokenizer."""
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
@@ -27,14 +27,14 @@ _REVISION_CHARS = 200
 
 @dataclass(frozen=True)
 class HubFolder:
-    """The top folder of a model hub's repository at a revision: a commit, or a branch or tag that names one."""
+    """The top folder of a hub repository at a revision (commit, branch or tag)."""
 
     repo: str
     revision: str
 
     @property
     def pinned(self) -> bool:
-        """Return whether the revision is a commit, which always means the same bytes."""
+        """Return whether the revision is a commit."""
         return _COMMIT.fullmatch(self.revision) is not None
 
     @property
@@ -44,17 +44,17 @@ class HubFolder:
 
 
 def scheme_of(uri: str) -> Scheme | None:
-    """Return the scheme of a folder outside the store (`file`, `hf`); None for any other URI."""
+    """Return the scheme of an external folder's URI; None for other URIs."""
     if uri.startswith("hf:"):
         return "hf"
     return "file" if uri.startswith("file:") else None
 
 
 def parse_hub_uri(uri: str) -> HubFolder:
-    """Read `hf://name@revision` or `hf://organisation/name@revision`.
+    """Parse `hf://name@revision` or `hf://organisation/name@revision`.
 
     Raises:
-        ValueError: The URI is malformed; the message says what to write.
+        ValueError: The URI is malformed; the message includes the form.
     """
     repo, separator, revision = uri.removeprefix("hf://").partition("@")
     if not uri.startswith("hf://") or not separator:
@@ -69,10 +69,10 @@ def parse_hub_uri(uri: str) -> HubFolder:
 
 
 def parse_file_uri(uri: str) -> PurePosixPath:
-    """Read `file:///folder`.
+    """Parse `file:///folder`.
 
     Raises:
-        ValueError: The URI is malformed; the message says what to write.
+        ValueError: The URI is malformed; the message includes the form.
     """
     if not uri.startswith("file:///"):
         raise ValueError("write file:///absolute/folder; a file URI must not name a host")
@@ -85,10 +85,10 @@ def parse_file_uri(uri: str) -> PurePosixPath:
 
 
 def check_pattern(pattern: str) -> str:
-    """Return a pattern of the `sources` of a policy: `hf://organisation/name`, `file:///folder`, or all below (`/*`).
+    """Return a valid pattern of a policy's `sources`: `hf://organisation/name`, `file:///folder`, or all below (`/*`).
 
     Raises:
-        ValueError: The pattern is malformed; the message says what to write.
+        ValueError: The pattern is malformed; the message includes the form.
     """
     folder = pattern.removesuffix("/*")
     if scheme_of(folder) == "hf":
@@ -104,18 +104,15 @@ def check_pattern(pattern: str) -> str:
 
 
 def travels(name: str) -> bool:
-    """Return whether a file of a model's folder is copied: top level, plain name, known suffix.
-
-    What it returns decides a folder's digest, so that it must be the same wherever a folder comes from.
-    """
+    """Return whether a file in the top level of a model's folder is copied, and part of the folder's digest."""
     return _PLAIN_NAME.fullmatch(name) is not None and PurePosixPath(name).suffix in SUFFIXES
 
 
 def is_weights(name: str) -> bool:
-    """Return whether a file that travels holds weights."""
+    """Return whether a copied file holds weights."""
     return name.endswith(".safetensors")
 
 
 def pickles_in(names: list[str]) -> list[str]:
-    """Return the names of files that may run code when they are loaded, sorted."""
+    """Return the sorted names of files that may run code when loaded."""
     return sorted(name for name in names if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES)

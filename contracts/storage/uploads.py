@@ -1,4 +1,4 @@
-"""Uploads of checkpoints: the publisher's request to the registry, and the URLs that it gets."""
+"""Uploads of checkpoints: a publisher's request, and the registry's answer with signed URLs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..manifests import FileEntry
 from ..vocabulary import ArtifactRef, Contract, Digest
 
 UPLOADS: Final = "slipway.upload.v1"
-"""Subjects of requests are this, the model and the publisher. No stream stores them; the registry answers."""
+"""Subject of requests: `<prefix>.<model>.<publisher>`; the registry answers, no stream stores them."""
 PART_BYTES: Final = 64 * 1024**2
-"""A larger file is uploaded in parts of this size; the last one may be smaller."""
+"""Size of the parts of larger files; the last part may be smaller."""
 MOST_PARTS: Final = 10_000
 MOST_FILES: Final = 1_000
 
 
 class AnnouncedFile(FileEntry):
-    """A file that is to be uploaded.
+    """A file to upload.
 
     Attributes:
-        parts: Digests of its parts, if it is larger than one.
+        parts: Digests of its parts if it is larger than `PART_BYTES`.
     """
 
     parts: Annotated[tuple[Digest, ...], Field(max_length=MOST_PARTS)] = ()
@@ -38,12 +38,11 @@ class AnnouncedFile(FileEntry):
 
 
 class UploadRequest(Contract):
-    """The files that a publisher uploads. The request is repeated until all are stored; the answer lists missing ones.
+    """The files that a publisher uploads; the request is repeated until all are stored.
 
     Attributes:
-        files: The files, each with its exact size and digest.
-        folder: Whether they are a checkpoint's folder, of which a manifest is written; else each is of its own.
-        base: Base model whose reference is asked for: NAME, or NAME@REVISION.
+        folder: Whether the files form a checkpoint's folder, to be stored with a manifest.
+        base: Base model to return the reference of: NAME, or NAME@REVISION.
     """
 
     files: Annotated[tuple[AnnouncedFile, ...], Field(max_length=MOST_FILES)] = ()
@@ -59,11 +58,11 @@ class UploadRequest(Contract):
 
 
 class UploadPermit(Contract):
-    """One request that may be sent to the store: PUT of these bytes of a file, with these headers.
+    """A permitted PUT of a part of a file to the store, with these headers.
 
     Attributes:
-        offset: Where in the file they begin.
-        url: With the signature; it counts for a short time, and once.
+        offset: Begin of the part in the file.
+        url: Signed URL, valid once for a short time.
     """
 
     digest: Digest
@@ -77,12 +76,12 @@ class UploadAnswer(Contract):
     """The progress of the upload.
 
     Attributes:
-        state: `missing`: use the permits, then ask again. `verifying`: ask again. `stored`: all is there. `refused`:
-            never, for `code`. `later`: the store does not answer; ask again.
-        stored_bytes: Bytes that are in the store.
-        files: Where each file is stored, in the order of the request.
-        folder: The manifest of the folder.
-        architecture: That of the base, as its configuration names it.
+        state: `missing`: use the permits, then repeat the request. `verifying`: repeat it. `stored`: complete.
+            `refused`: failed with `code`. `later`: the store does not answer; repeat the request.
+        stored_bytes: Bytes in the store.
+        files: The stored files in the order of the request.
+        folder: Manifest of the folder.
+        architecture: Architecture of the base model by its configuration.
     """
 
     state: Literal["missing", "verifying", "stored", "refused", "later"]
