@@ -1,4 +1,4 @@
-"""Offset of a sender's clock, from the time at which the bus stored its message; pure."""
+"""Offset of a sender's clock from the bus's. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -7,11 +7,11 @@ from contracts.facts import Inference
 from contracts.facts.watch import MirroredPair
 
 TOLERANCE_S = 10.0
-"""Clocks that differ by less count as right: a batch may be on its way for some seconds."""
+"""Offset up to which a clock counts as right: batches may be in transit for some seconds."""
 
 
 def offset_s(sent_at: datetime, stored_at: datetime) -> float:
-    """Return by how many seconds a sender's clock is ahead of the bus's; less than zero when it is behind."""
+    """Return the seconds by which a sender's clock is ahead of the bus's; negative if behind."""
     return (sent_at - stored_at).total_seconds()
 
 
@@ -21,7 +21,7 @@ def is_wrong(offset: float) -> bool:
 
 
 def put_right(records: Sequence[Inference], offset: float) -> tuple[Inference, ...]:
-    """Return records with their times corrected to the clock of the bus if the sender's clock is wrong."""
+    """Return records with times by the bus's clock if the sender's clock is wrong."""
     if not is_wrong(offset):
         return tuple(records)
     return tuple(_shifted(record, offset) for record in records)
@@ -41,6 +41,6 @@ def _shifted(record: Inference, offset: float) -> Inference:
     try:
         by = timedelta(seconds=-offset)
         moved: dict[str, object] = {"scheduled_at": record.scheduled_at + by, "sent_at": record.sent_at + by}
-    except OverflowError:  # a time that no calendar has: left as it is, and refused as implausible
+    except OverflowError:  # no valid time: unchanged, and refused as implausible
         return record
     return record.model_copy(update=moved)

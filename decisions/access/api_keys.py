@@ -1,4 +1,4 @@
-"""Authorisation of requests by API keys. The secret is compared by its digest, in constant time."""
+"""Authorisation of requests by API keys."""
 
 import hashlib
 import hmac
@@ -16,7 +16,7 @@ ID_BYTES: Final = 6
 _KEY: Final = re.compile(rf"{PREFIX}-(?P<id>[0-9a-f]{{12}})-(?P<secret>[0-9a-f]{{64}})")
 
 DEFAULT_LIMITS: Final = KeyLimits(requests_per_minute=6_000)
-"""Limits of a key that is issued without others: more than a program mostly needs, and less than fills a gateway."""
+"""Default limits of an issued key: above the need of most programs, below the capacity of a gateway."""
 
 KeyProblem = Literal[
     "no_key",
@@ -29,40 +29,41 @@ KeyProblem = Literal[
 
 @dataclass(frozen=True)
 class PresentedKey:
-    """A key as a caller sends it."""
+    """The id and the secret of a key that a caller sent."""
 
     key_id: str
     secret: str
 
 
 def format_key(key_id: str, secret: str) -> str:
-    """Return a key as its owner sees it, once: `sk-slipway-<id>-<secret>`, both in hexadecimal digits."""
+    """Return a key in the form that callers send: `sk-slipway-<id>-<secret>`, in hexadecimal digits."""
     return f"{PREFIX}-{key_id}-{secret}"
 
 
 def parse_key(text: str) -> PresentedKey | None:
-    """Return the id and the secret of a key; None if the text is none."""
+    """Parse a key; None if the text has another form."""
     match = _KEY.fullmatch(text)
     return PresentedKey(match["id"], match["secret"]) if match else None
 
 
 def digest_of_secret(secret: str) -> str:
-    """Return the digest that a record holds instead of a secret."""
+    """Return the digest of a secret, as stored in its record."""
     return digest_of(secret.encode())
 
 
 def assess_key(
     presented: PresentedKey | None, record: ApiKey | None, environment: Environment, now: datetime
 ) -> KeyProblem | None:
-    """Return why a key is not accepted in an environment; None if it is.
+    """Return why a key is refused in an environment; None if it is accepted.
 
-    An unknown key and a wrong secret give the same problem: no answer reveals which ids exist.
+    Unknown ids and wrong secrets have the same problem, so that answers do not reveal ids. Digests of secrets are
+    compared in constant time.
 
     Args:
-        presented: the caller's key; None if it sent none or a malformed one.
-        record: the record of its id; None if there is none.
-        environment: environment of the request.
-        now: the time.
+        presented: The caller's key; None if missing or malformed.
+        record: The record with its id; None if there is none.
+        environment: Environment of the request.
+        now: The time.
     """
     if presented is None:
         return "no_key"
@@ -78,10 +79,10 @@ def assess_key(
 
 
 def pseudonym(name: str) -> str:
-    """Return the name of an account in telemetry: the same at all gateways, and no key or person."""
+    """Return the pseudonym of an account in telemetry, the same at all gateways."""
     return hashlib.sha256(f"caller|{name}".encode()).hexdigest()[:12]
 
 
 def opens_model(record: ApiKey, model: str) -> bool:
-    """Return whether a key opens a model."""
+    """Return whether a key may call a model."""
     return not record.models or model in record.models

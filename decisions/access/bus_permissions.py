@@ -1,4 +1,4 @@
-"""The subjects that each identity may publish and subscribe to, from declarations of services and roles."""
+"""Permitted subjects of each identity, derived from the declarations of services and roles."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,45 +27,44 @@ from contracts.services import (
 from contracts.storage.uploads import UPLOADS
 
 BUCKETS: Final = tuple(sorted({bucket for service in SERVICES.values() for bucket in service.owns}))
-"""Every key-value bucket: a service owns each."""
+"""All key-value buckets; each is owned by a service."""
 STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 LIVE: Final = f"{WorkProgressed.TYPE}.*.*"
-"""Progress of work. Besides it, its inbox and what its replicas exchange, no identity subscribes to anything.
+"""Subjects of live progress. Besides these, inboxes and `hears` of services, no identity may subscribe.
 
-The server lets a consumer deliver to any subject with a subscriber: one that may create consumers can copy stored
-messages there. So no identity may subscribe to a subject that a stream stores, and who subscribes to one that none
-stores compares it with the subject of each message: a copy keeps its own.
+A consumer can deliver stored messages to any subject with a subscriber. So no identity may subscribe to a stored
+subject, and subscribers to other subjects must compare them with each message's own subject.
 """
 OWN_PERMISSIONS: Final = "$SYS.REQ.USER.INFO"
-"""The server answers with the permissions of who asks, from which a command learns the models that it may read."""
+"""Request for the own permissions; commands derive the readable models from the answer."""
 _VERSIONS: Final = sorted({fact.TYPE.rpartition(".")[2] for fact in FACTS.values()})
-"""The versions of events. A pattern names one: in `slipway.*.*.*.v1.>` the version of a staging event is the model."""
+"""Versions of events. Patterns name one: `slipway.*.*.*.v1.>` would match staging events with a model `v1`."""
 _ORDERED: Final = frozenset(bucket for bucket, _ in RECORDS.values())
-"""Buckets that the registry writes by order only. Those of services an administrator may write, to repair them."""
+"""Buckets that only the registry writes, by orders; administrators may write all others for repairs."""
 _CREATE: Final = "$JS.API.CONSUMER.CREATE"
 _EVERY_MESSAGE: Final = f"$JS.API.STREAM.MSG.GET.{EVENTS}"
 FOLLOWING: Final = 8
 READING: Final = 3
-"""Consumers that a user may have at once: of a stream, and of a stream that it reads for a moment only.
+"""Maximum consumers of a user: of a stream, and of a stream that it reads for a moment only.
 
-A user names them after itself, and the bus permits no other names: else one user could make as many as the server lets
-a stream have (`topology.CONSUMERS`), and no one else could read. An administrator may make any.
+Their names begin with the user's name, so that one user cannot exhaust a stream's consumers (`topology.CONSUMERS`).
+Administrators may use any name.
 """
 
 
 @dataclass(frozen=True)
 class Permissions:
-    """Subjects that an identity may use; a denied subject is refused even if it is also allowed."""
+    """Subjects that an identity may use; denied subjects take precedence."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     deny_publish: tuple[str, ...] = ()
     answers: bool = False
-    """Whether it may answer a request once, on the subject that the request names."""
+    """Whether it may answer requests, once on the subject that each names."""
 
 
 def permissions_of(identity: Identity) -> Permissions:
-    """Return the permissions of an identity: of its service, of provisioning, or the union of its roles."""
+    """Return the permissions of a service, the provisioner, or a user."""
     if identity.name in SERVICES:
         return service_permissions(SERVICES[identity.name])
     if identity.name == PROVISIONER:
@@ -74,13 +73,13 @@ def permissions_of(identity: Identity) -> Permissions:
 
 
 def subjects(fact: type[Fact], sender: str) -> list[str]:
-    """Return a sender's subjects of a fact for all models: of production, and of staging if a service emits it."""
+    """Return a sender's subjects of a fact for all models: production, and staging unless it is external."""
     production = nats_subject(fact.TYPE, "*", sender)
     return [production] if fact in FROM_OUTSIDE else [production, nats_subject(fact.TYPE, "*", sender, "staging")]
 
 
 def service_permissions(service: ServiceContract) -> Permissions:
-    """Return the permissions of a service: its facts, its consumers, its records."""
+    """Return the permissions of a service."""
     emitted: tuple[type[Fact], ...] = (*service.emits, WorkAbandoned) if service.consumes else service.emits
     publish = [subject for fact in emitted for subject in subjects(fact, service.name)]
     for fact, environment in service.reads:
@@ -108,7 +107,7 @@ def service_permissions(service: ServiceContract) -> Permissions:
 
 
 def provisioner_permissions() -> Permissions:
-    """Return the permissions of provisioning: to make and change streams, consumers and buckets."""
+    """Return the permissions of the provisioner: to create and change streams, consumers and buckets."""
     names = [*STREAMS, *(f"KV_{bucket}" for bucket in BUCKETS)]
     publish = ["$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST"]
     publish += [f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE", "UPDATE")]
@@ -124,7 +123,7 @@ def provisioner_permissions() -> Permissions:
 
 
 def user_permissions(identity: Identity) -> Permissions:
-    """Return the permissions of a user: the union of all roles."""
+    """Return the permissions of a user, the union of its roles."""
     own = f"{inbox_prefix(identity.name)}.>"
     if "administrator" in identity.roles:
         facts = [subject for fact in FACTS.values() for subject in subjects(fact, identity.name)]
@@ -141,7 +140,7 @@ def user_permissions(identity: Identity) -> Permissions:
 
 
 def subjects_about(stream: str, model: str) -> list[str]:
-    """Return the subjects of a stream that are about one model; each needs a separate consumer."""
+    """Return the subjects of a stream about one model; each needs a consumer."""
     if stream == DEADLETTER:
         return [f"{DEADLETTER_PREFIX}.{model}.*"]
     environments = ("slipway",) if stream in (INBOX, ORDERS) else ("slipway", "slipway.staging")
@@ -149,7 +148,7 @@ def subjects_about(stream: str, model: str) -> list[str]:
 
 
 def readable_models(allowed: Iterable[str]) -> tuple[str, ...] | None:
-    """Return the models that an identity may read, from the subjects that it may publish; None for all."""
+    """Return the readable models of an identity from its permitted publish subjects; None for all."""
     patterns = tuple(allowed)
     if any(_covers(pattern, _EVERY_MESSAGE) for pattern in patterns):
         return None
@@ -159,7 +158,7 @@ def readable_models(allowed: Iterable[str]) -> tuple[str, ...] | None:
 
 
 def consumer_names(allowed: Iterable[str], stream: str) -> tuple[str, ...] | None:
-    """Return the names of the consumers that an identity may make of a stream; None for any name, or none at all."""
+    """Return the permitted consumer names of a stream; None if any name or none is permitted."""
     before = f"{_CREATE}.{stream}."
     names = dict.fromkeys(each.removeprefix(before).split(".")[0] for each in allowed if each.startswith(before))
     return None if not names or {"*", ">"} & set(names) else tuple(names)
@@ -185,7 +184,7 @@ def _orders(role: Role, identity: Identity) -> list[str]:
 
 
 def _looked_up(service: ServiceContract) -> list[str]:
-    """Return the streams that a service reads messages of: those that it publishes to, to see whether it did."""
+    """Return the streams that a service reads without a consumer: also those it publishes to, to verify that it did."""
     published = {stream_of(fact) for fact in service.emits} - {None}
     if service.consumes:
         published.add(EVENTS)
@@ -193,15 +192,14 @@ def _looked_up(service: ServiceContract) -> list[str]:
 
 
 def _reading_models(name: str, models: Iterable[str]) -> list[str]:
-    """Return the requests that read the streams and records of some models, and nothing of others.
+    """Return the request subjects that read streams and records of these models only.
 
-    The server compares the last tokens of a request with what it reads: the filter of a consumer, or the subject of a
-    last message. What names messages in the body only is not here: a stream's message by number, the subjects of a
-    stream, a consumer without a filter.
+    They end with the subject that is read: the filter of a consumer, or the subject of a last message. Requests that
+    name messages in their body are left out: a message by number, subjects of a stream, consumers without a filter.
     """
     records = {f"KV_{bucket}": keys for bucket, keys in RECORD_KEYS.items() if keys}
     last = {stream: _keys_about(stream, keys, models) for stream, keys in records.items()}
-    listed = {  # of the others the whole key is known
+    listed = {  # the other keys are complete
         stream: _keys_about(stream, others, models)
         for stream, keys in records.items()
         if (others := [key for key in keys if not key.endswith("{model}")])
@@ -224,7 +222,7 @@ def _own_consumers(name: str, count: int) -> list[str]:
 
 
 def _reading_all(name: str) -> list[str]:
-    """Return the requests that read all streams and records, with consumers of a user's own."""
+    """Return the request subjects that read all streams and records, with the user's consumer names."""
     requests = ["$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.INFO", OWN_PERMISSIONS]
     verbs = ("STREAM.INFO.{0}", "STREAM.MSG.GET.{0}", "DIRECT.GET.{0}", "DIRECT.GET.{0}.>", "CONSUMER.INFO.{0}.*")
     counts = dict.fromkeys(STREAMS, FOLLOWING) | {f"KV_{bucket}": READING for bucket in BUCKETS}
@@ -263,7 +261,7 @@ def _reading_streams(streams: tuple[Stream, ...]) -> list[str]:
 
 
 def _consumers_of_services(streams: tuple[Stream, ...]) -> list[str]:
-    """Return the requests that would take or end the messages of a service's consumer, or change it."""
+    """Return the request subjects that would read from, change or delete services' consumers."""
     denied = []
     for service in SERVICES.values():
         for fact, environment in service.reads:

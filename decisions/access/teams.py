@@ -8,7 +8,7 @@ from contracts.vocabulary import ModelName
 
 
 def models_of(name: str, teams: Iterable[Team]) -> tuple[ModelName, ...]:
-    """Return the models of a team; none if there is no such team."""
+    """Return the models of a team; empty for an unknown team."""
     return next((team.models for team in teams if team.name == name), ())
 
 
@@ -18,7 +18,7 @@ def owner_of(model: ModelName, teams: Iterable[Team]) -> Team | None:
 
 
 def find_problem(name: str, models: Iterable[ModelName], teams: Iterable[Team]) -> str | None:
-    """Return why a key cannot be of a team and open models, as a sentence; None if it can."""
+    """Return a sentence on why a key of a team may not open models; None if it may."""
     known = tuple(teams)
     if all(team.name != name for team in known):
         return f"There is no team {name}: make it with `slipway keys team set {name} --model MODEL`."
@@ -28,9 +28,9 @@ def find_problem(name: str, models: Iterable[ModelName], teams: Iterable[Team]) 
 
 
 def narrowed(identity: Identity, teams: Iterable[Team]) -> Identity:
-    """Return an identity limited to its team's current models, or to those of them that it names.
+    """Return an identity limited to its team's current models, or to its own list of these.
 
-    An identity without a team is returned as it is. Of a team that does not exist, it may act on no model.
+    Without a team it is returned unchanged; with an unknown team it may act on no model.
     """
     if identity.team is None:
         return identity
@@ -40,7 +40,7 @@ def narrowed(identity: Identity, teams: Iterable[Team]) -> Identity:
 
 
 def with_members(team: Team, identities: Iterable[Identity]) -> Team:
-    """Return a team with the identities that may act on its models: its members, and those without a team."""
+    """Return a team with its members and the identities without a team."""
     users = [identity for identity in identities if identity.roles]
     members = tuple(identity.name for identity in users if identity.team == team.name)
     unrestricted = tuple(identity.name for identity in users if identity.team is None)
@@ -48,10 +48,10 @@ def with_members(team: Team, identities: Iterable[Identity]) -> Team:
 
 
 def find_foreign(sender: str, model: ModelName, teams: Iterable[Team]) -> str | None:
-    """Return why a sender may not act on a model, as a sentence; None if it may.
+    """Return a sentence on why a sender may not act on a model; None if it may.
 
-    On the models of a team, its members and known identities without a team may act. On a model of no team, all may
-    except members of a team.
+    Members and known identities without a team may act on the models of a team; all but members of teams may act on
+    other models.
     """
     known = tuple(teams)
     owner = owner_of(model, known)

@@ -16,14 +16,14 @@ def seconds_to_next_month(now: datetime) -> float:
 
 
 def fits(budget: int, used: int, held: int, most: int) -> bool:
-    """Return whether a request is admitted: it fits beside all held tokens, or none are held and some are left.
+    """Return whether a request fits into a budget, or is the only one while tokens are left.
 
-    So a process exceeds a budget by less than one request.
+    A process exceeds a budget by less than one request.
 
     Args:
-        budget: tokens of the month.
-        used: tokens that were used in it.
-        held: tokens that requests in progress may still take.
-        most: tokens that the request may take.
+        budget: Tokens of the month.
+        used: Used tokens of the month.
+        held: Maximum tokens of requests in progress.
+        most: Maximum tokens of the request.
     """
     return used + held + most <= budget or (held == 0 and used < budget)

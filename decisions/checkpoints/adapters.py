@@ -1,4 +1,4 @@
-"""The configuration of a LoRA: its base, its kind and its training; PEFT itself checks none of it."""
+"""Checks of a LoRA's configuration that PEFT does not make: base, kind, training settings."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from decisions.checkpoints.rejection import Rejection
 
 ADAPTER_CONFIG = "adapter_config.json"
 HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-# Initialisations that also change the base's weights: the LoRA alone does not describe such a model.
+# Initialisations that change the base's weights, so that the LoRA alone does not describe the model.
 BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 UNSUPPORTED_SETTINGS = (
     "alora_invocation_tokens",
@@ -22,7 +22,7 @@ UNSUPPORTED_SETTINGS = (
     "use_bdlora",
 )
 QUANTISED_NAME = re.compile(r"(-unsloth)?-bnb-[48]bit$", re.IGNORECASE)
-"""How Unsloth names the bitsandbytes copy of a base model: `unsloth/Llama-3.2-1B-Instruct-unsloth-bnb-4bit`."""
+"""Suffix of Unsloth's bitsandbytes copies of base models: `unsloth/Llama-3.2-1B-Instruct-unsloth-bnb-4bit`."""
 QUANTISED_LOADING = ("load_in_4bit", "load_in_8bit")
 NAMES: dict[str, tuple[str, ...]] = {
     "r": ("r", "lora_r", "lora_rank"),
@@ -30,14 +30,14 @@ NAMES: dict[str, tuple[str, ...]] = {
     "use_rslora": ("use_rslora",),
     "use_dora": ("use_dora",),
 }
-"""The settings that decide how a LoRA is applied, with the names under which training runs record them."""
+"""Settings that determine a LoRA's effect, with their names in records of training runs."""
 
 
 def recorded_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a LoRA that a training run recorded, under PEFT's names.
+    """Return a training run's recorded LoRA settings under PEFT's names.
 
-    A plain `alpha` counts as the LoRA's only next to a recorded rank, and a plain `rank` only next to a plain `alpha`:
-    other methods have an alpha, too, and processes have a rank.
+    `alpha` counts only next to a recorded rank, and `rank` only next to `alpha`: other methods have an alpha, and
+    processes a rank.
     """
     settings = {
         setting: hyperparameters[name] for setting, names in NAMES.items() for name in names if name in hyperparameters
@@ -50,7 +50,7 @@ def recorded_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assess_recorded(adapter: Mapping[str, Any], hyperparameters: Mapping[str, Any]) -> Rejection | None:
-    """Reject a LoRA without rank or alpha (PEFT would use its defaults), and one that differs from the training run."""
+    """Reject a LoRA without rank or alpha (PEFT would use defaults), or with other settings than recorded."""
     for name in ("r", "lora_alpha"):
         value = adapter.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
@@ -66,7 +66,7 @@ def assess_recorded(adapter: Mapping[str, Any], hyperparameters: Mapping[str, An
 
 
 def assess_adapter_config(adapter: Mapping[str, Any], base: BaseModelRef) -> Rejection | None:
-    """Reject other kinds of PEFT than LoRA, settings that cannot be merged, and adapters of another base."""
+    """Reject adapters other than LoRA, with settings that cannot be merged, or of another base."""
     if adapter.get("peft_type") != "LORA":
         kind = adapter.get("peft_type")
         return Rejection("unsupported_adapter", f"The adapter's peft_type is {kind!r}; only LORA can be merged.")
@@ -91,11 +91,11 @@ def assess_adapter_config(adapter: Mapping[str, Any], base: BaseModelRef) -> Rej
 
 
 def assess_served_adapter(adapter: Mapping[str, Any], has_own_tokenizer: bool) -> Rejection | None:
-    """Reject a LoRA that an engine does not serve as an adapter of its base: it has more than A and B, or other tokens.
+    """Reject a LoRA that engines cannot serve as an adapter: with other weights than A and B, or another tokenizer.
 
     Args:
-        adapter: Its configuration.
-        has_own_tokenizer: Its tokens, chat template or the end of its answers are not the base's.
+        adapter: The LoRA's configuration.
+        has_own_tokenizer: Whether tokens, chat template or stop tokens differ from the base's.
     """
     parts = [name for name in ("modules_to_save", "use_dora") if adapter.get(name)]
     if has_own_tokenizer:
@@ -107,13 +107,11 @@ def assess_served_adapter(adapter: Mapping[str, Any], has_own_tokenizer: bool) -
 
 
 def quantised_base(adapter: Mapping[str, Any] | None, hyperparameters: Mapping[str, Any]) -> str | None:
-    """Return the name of a LoRA's quantised base, or the recorded setting that shows quantised loading; else None.
-
-    A QLoRA adapter is merged into the unquantised base.
+    """Return the name of a LoRA's quantised base, or the recorded setting of quantised loading; None without either.
 
     Args:
-        adapter: The LoRA's configuration; None if it is not known.
-        hyperparameters: The training run's recorded ones.
+        adapter: The LoRA's configuration; None if unknown.
+        hyperparameters: The hyperparameters that the training run recorded.
     """
     named = str((adapter or {}).get("base_model_name_or_path") or "")
     if QUANTISED_NAME.search(named):
@@ -122,7 +120,7 @@ def quantised_base(adapter: Mapping[str, Any] | None, hyperparameters: Mapping[s
 
 
 def describe_quantised(base: str) -> str:
-    """Return the remark about a LoRA that was trained on a quantised base."""
+    """Return a remark about a LoRA that was trained on a quantised base."""
     return (
         f"trained on a quantised base ({base}) and merged into the 16-bit one; parity compares with that one, so it "
         "does not include the error of the quantised base"
@@ -130,8 +128,8 @@ def describe_quantised(base: str) -> str:
 
 
 def bare_name(name: str) -> str:
-    """Return a model's name for comparison: without organisation and marks of quantisation, in lower case.
+    """Return a model's name for comparison: lower case, without organisation, quantisation suffix and `meta-`.
 
-    Unsloth keeps the prefix `Meta-`, which Meta's repositories lost.
+    Unsloth's copies kept the prefix `Meta-` that Meta's repositories dropped.
     """
     return QUANTISED_NAME.sub("", name.rsplit("/", 1)[-1]).lower().removeprefix("meta-")

@@ -1,4 +1,4 @@
-"""Which architectures are merged, and which of them are quantised."""
+"""Supported architectures of merger and quantiser."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ QUANTISED_ARCHITECTURES = frozenset(
         "SmolLM3ForCausalLM",
     }
 )
-"""Decoders with linear layers, into whose norms scales can be folded; a test makes an `int8` variant of each."""
+"""Decoders with linear layers and norms that scales fold into; a test quantises each to `int8`."""
 _CONVERTED = """
     AXK1 AXK2 Afmoe Cohere2Moe DeepseekV2 DeepseekV3 DeepseekV32 DeepseekV4 Dots1 Emu3 Ernie4_5_Moe ExaoneMoe
     FlexOlmo Fuyu Glm4Moe Glm4MoeLite GlmMoeDsa GraniteMoe GraniteMoeHybrid GraniteMoeShared HYV3 HYV4
@@ -31,13 +31,13 @@ _CONVERTED = """
     SolarOpen
 """
 CONVERTED_ARCHITECTURES = frozenset(f"{name}ForCausalLM" for name in _CONVERTED.split())
-"""Architectures whose files have other tensors than the model that computes: transformers fuses experts, or renames
-weights, on loading. A test compares this list with the locked transformers."""
+"""Architectures that transformers converts on loading (fused experts, renamed weights), so that files and model have
+different tensors. A test compares the list with the locked transformers."""
 _TEXT_MODELS = ("ForCausalLM", "LMHeadModel")
 
 
 def assess_architecture(architecture: str) -> Rejection | None:
-    """Reject models that cannot be merged tensor by tensor: mixtures of experts, and those with images or audio."""
+    """Reject models that cannot be merged by tensor: mixtures of experts, image and audio models."""
     details = {"architecture": architecture}
     if architecture in CONVERTED_ARCHITECTURES:
         reason = (
@@ -55,20 +55,20 @@ def assess_architecture(architecture: str) -> Rejection | None:
 
 
 def assess_unquantised(owner: str, config: Mapping[str, Any]) -> Rejection | None:
-    """Reject a model whose configuration says that its weights are quantised."""
+    """Reject a model with a `quantization_config`."""
     if not config.get("quantization_config"):
         return None
     return Rejection("quantised_base", f"The {owner}'s config.json has a quantization_config.")
 
 
 def architecture_of(config: Mapping[str, Any]) -> str | None:
-    """Return the architecture that a `config.json` names; None if it names none."""
+    """Return the architecture in a `config.json`; None without one."""
     names = config.get("architectures")
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
 
 
 def assess_variant(variant: Variant, architecture: str) -> Rejection | None:
-    """Reject a precision that cannot be made of an architecture."""
+    """Reject a precision that the architecture does not support."""
     if PRECISIONS[variant].scheme is None or architecture in QUANTISED_ARCHITECTURES:
         return None
     supported = ", ".join(sorted(QUANTISED_ARCHITECTURES))

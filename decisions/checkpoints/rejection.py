@@ -9,7 +9,7 @@ from contracts.codes import Code
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a checkpoint is rejected: a code, a sentence, and the values behind it."""
+    """The reason of a rejection: code, sentence, and values."""
 
     code: Code
     reason: str

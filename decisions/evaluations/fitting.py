@@ -1,4 +1,4 @@
-"""Checks of a set of rows against an evaluation: expectations by scorer, and the number of rows."""
+"""Checks that a set of rows fits an evaluation."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -10,18 +10,18 @@ from decisions.evaluations.verdicts import Limit, list_limits
 from decisions.scorers.scoring import ABSENT, find_problem, needs_expectation
 
 _OF_ANSWERS: Final = frozenset({"equals", "contains", "regex"})
-"""Scorers that take `expected` of a row, which is the right answer; others take `expect` alone."""
+"""Scorers that use a row's `expected`, the right answer; others use `expect` only."""
 
 
 def find_expected(scorer: Scorer, row: EvaluationRow) -> Any:
-    """Return the expectation of a row for a scorer; `ABSENT` without one."""
+    """Return a row's expectation for a scorer; `ABSENT` without one."""
     stated = dict(row.expectations)
     shared = stated.get("", ABSENT) if scorer.kind in _OF_ANSWERS else ABSENT
     return stated.get(scorer.label, shared)
 
 
 def choose_scorers(evaluation: Evaluation, row: EvaluationRow) -> tuple[Scorer, ...]:
-    """Return the scorers of a row: all but those that need an expectation and have none in it."""
+    """Return the scorers of a row, without those that need an expectation that it lacks."""
     return tuple(
         scorer
         for scorer in evaluation.scorers
@@ -30,10 +30,10 @@ def choose_scorers(evaluation: Evaluation, row: EvaluationRow) -> tuple[Scorer, 
 
 
 def check_set(declared: Evaluations, evaluation: Evaluation, rows: Sequence[EvaluationRow]) -> tuple[Limit, ...]:
-    """Check that an evaluation of a policy can score a set and be passed with it; return its limits.
+    """Return the limits of an evaluation on a set of rows.
 
     Raises:
-        ValueError: It cannot; the message names line, scorer or limit, and says what to do.
+        ValueError: The evaluation cannot score the set, or cannot pass with it; the message includes advice.
     """
     if evaluation.rows != "default":
         _check_labels(declared, evaluation, rows)

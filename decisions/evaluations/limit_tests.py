@@ -1,17 +1,17 @@
-"""Whether a mean is within a limit, decided row by row: met, missed, or not yet.
+"""Sequential tests of whether a mean is within a limit.
 
-A figure y of each row lies between 0 and 1; the limit is a threshold p that its mean must reach. Two e-processes run
-beside each other, with the figures and, mirrored, with 1 - y and 1 - p:
+The figure y of each row lies between 0 and 1; the limit is a threshold p that its mean must reach. Two e-processes
+observe y and, mirrored, 1 - y and 1 - p:
 
 | test | null hypothesis | rejected |
 |---|---|---|
 | `within` | the mean is p at most | met, with error probability `beta` |
 | `beyond` | the mean is p at least | missed, with error probability `alpha` |
 
-Each is the mean over some stakes c of the products of 1 + c * (y - p) / p, which exceeds 1/level at any time with
-probability at most the level (Ville's inequality), so that it may be looked at after every row. Rows must come in an
-order that was drawn before they were scored. The stakes follow from how many rows there are: of 50 rows only a great
-difference can show, and small stakes would never find it.
+Each is the mean over stakes c of the products of 1 + c * (y - p) / p. It exceeds 1/level at any time with probability
+at most the level (Ville's inequality), so that it may be examined after every row. The order of rows must be drawn
+before they are scored. Stakes depend on the number of rows: 50 rows can only show a large difference, which small
+stakes would not find.
 
 For paired scores in [0, 1] the figure is (1 + candidate - other) / 2, and the threshold (1 - greatest drop) / 2.
 
@@ -26,12 +26,12 @@ Decision = Literal["met", "missed", "undecided"]
 MULTIPLES: Final = (0.5, 1.0, 2.5, 6.0)
 GREATEST_STAKE: Final = 0.95
 _VARIANCE: Final = 0.06
-"""Of figures of pairs of which one in four differs; the stakes need not be exact."""
+"""Variance of the figures of pairs, one in four of which differs; stakes need not be exact."""
 
 
 @dataclass(frozen=True)
 class Bet:
-    """One e-process: the logarithms of its products by stake, and whether it ever exceeded 1/level."""
+    """An e-process: logarithms of its products by stake; `is_won` once it exceeded 1/level."""
 
     threshold: float
     level: float
@@ -53,7 +53,7 @@ class Bet:
         return replace(seen, is_won=True) if seen.log_e >= -math.log(self.level) else seen
 
     def estimate_more(self, rows: int) -> float:
-        """Return the further rows needed to win at the rate so far; infinity if never."""
+        """Return the further rows to win at the present rate; infinity if never."""
         best = max(self.logs)
         missing = math.log(len(self.logs) / self.level) - best
         return missing * rows / best if best > 0.0 else math.inf
@@ -69,12 +69,11 @@ def plan_bet(threshold: float, level: float, rows: int) -> Bet:
 
 @dataclass(frozen=True)
 class LimitTest:
-    """A limit, and its test over rows.
+    """The test of a limit over rows.
 
     Attributes:
-        within, beyond: The two e-processes.
-        rows: Rows seen.
-        total, squares: The sums of their figures, and of the squares.
+        rows: Number of observed rows.
+        total, squares: Sums of their figures and of the squares.
     """
 
     within: Bet
@@ -108,7 +107,7 @@ class LimitTest:
         )
 
     def estimate_more(self) -> int | None:
-        """Return the estimated further rows until a decision; None if never at the rate so far."""
+        """Return the estimated further rows until a decision; None if never at the present rate."""
         if self.decision != "undecided" or not self.rows:
             return 0 if self.decision != "undecided" else None
         more = min(self.within.estimate_more(self.rows), self.beyond.estimate_more(self.rows))
@@ -121,19 +120,19 @@ def plan_test(threshold: float, *, alpha: float, beta: float, rows: int) -> Limi
 
 
 def usual_rows(margin: float, beta: float) -> int:
-    """Return the rows that show 90 % of equal candidates to be within a limit, if 10 % of answers differ.
+    """Return the rows by which 90 % of equal candidates are found within a limit, if 10 % of answers differ.
 
-    The figures have a variance of 0.025 then, and the e-process grows by margin^2 / (8 * variance + 2 * margin^2) a row
-    on average; nine in ten candidates need less than twice the rows of that.
+    With the figures' variance of 0.025 the e-process grows by margin^2 / (8 * variance + 2 * margin^2) per row on
+    average; nine in ten candidates need less than twice the mean number of rows.
     """
     growth = margin * margin / (8.0 * 0.025 + 2.0 * margin * margin)
     return math.ceil(2.0 * math.log(len(MULTIPLES) / beta) / growth)
 
 
 def least_rows_of_loss(margin: float, alpha: float, score: float = 1.0) -> float:
-    """Return the rows that show a fall of the mean score by more than a margin, if it fell from `score` to 0.
+    """Return the rows that show a fall of the mean score from `score` to 0 to be more than a margin.
 
-    Rows are right or wrong, and the greatest stake counts alone; infinity if no number shows it.
+    Rows are right or wrong, and only the greatest stake counts; infinity if no number of rows suffices.
     """
     threshold = (1.0 + margin) / 2.0
     lost, kept = (math.log1p(GREATEST_STAKE * (figure / threshold - 1.0)) for figure in (1.0, 0.5))
@@ -142,5 +141,5 @@ def least_rows_of_loss(margin: float, alpha: float, score: float = 1.0) -> float
 
 
 def least_rows(margin: float, beta: float) -> int:
-    """Return the fewest rows that show a figure within a limit, if each row is right."""
+    """Return the fewest rows that show a figure within a limit if every row is right."""
     return math.ceil(math.log(beta) / math.log1p(-margin))

@@ -1,4 +1,4 @@
-"""Rows of an evaluation set, as JSON lines: question, expectation and slice."""
+"""Rows of an evaluation set, as JSON lines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 ROWS: Final = 10_000
-"""Most rows of a set that are read."""
+"""Maximum rows that are read of a set."""
 SET_BYTES: Final = 16 * 1024**2
-"""Most bytes of a set."""
+"""Maximum bytes of a set."""
 SLICES: Final = 32
-"""Most slices of a set."""
+"""Maximum slices of a set."""
 ROW_BYTES: Final = 65_536
-"""Most bytes of a row."""
+"""Maximum bytes of a row."""
 _KEYS: Final = frozenset({"messages", "tools", "expected", "expect", "slice"})
 _SLICE_CHARS: Final = 63
 
@@ -24,11 +24,11 @@ class EvaluationRow:
     """One row of a set.
 
     Attributes:
-        number: Its line in the set, from 1.
-        messages: What is asked, as the chat completions API takes it.
-        tools: The tools that the answer may call.
-        expectations: What is expected, by label of the scorer; under an empty label, the right answer.
-        slice: The part of the task that it belongs to; empty without one.
+        number: Line number in the set, from 1.
+        messages: Messages in the form of the chat completions API.
+        tools: Tools that the answer may call.
+        expectations: Expectations by label of the scorer; an empty label has the right answer.
+        slice: Part of the task; empty without one.
     """
 
     number: int
@@ -45,13 +45,13 @@ class EvaluationRow:
 
 
 def read_rows(data: bytes) -> tuple[EvaluationRow, ...]:
-    """Read a set, its first `ROWS` rows.
+    """Read the first `ROWS` rows of a set.
 
-    Each line is an object with `messages` (or `prompt`, a text), and perhaps `tools`, `slice`, `expected` (or
+    Each line is an object with `messages` (or a text `prompt`), and optionally `tools`, `slice`, `expected` (or
     `completion`), the right answer, and `expect`, an object by label of the scorer.
 
     Raises:
-        ValueError: A line cannot be read, or there is none; the message says which, and what to do.
+        ValueError: A line cannot be read, or the set is empty; the message names line and advice.
     """
     if len(data) > SET_BYTES:
         raise ValueError(f"the set has {len(data):,} bytes; the limit is {SET_BYTES:,}: take fewer rows")

@@ -1,4 +1,4 @@
-"""The verdict of an evaluation: its limits, and their tests row by row. Pure."""
+"""Limits of an evaluation, their tests over rows, and the verdict. Pure."""
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -17,14 +17,13 @@ _MONTH_HOURS: Final = 730.0
 
 
 class Limit(NamedTuple):
-    """One limit of one bound, about one scorer and one slice.
+    """A limit of a bound for one scorer and slice.
 
     Attributes:
-        scorer: The label of the scorer.
-        slice: The slice; empty for all rows.
-        kind: What the bound calls it.
-        value: The limit.
-        may_be_undecided: Whether the release goes on without a decision.
+        scorer: Label of the scorer.
+        slice: Empty for all rows.
+        kind: Field of the bound.
+        may_be_undecided: Whether the release continues without a decision.
     """
 
     scorer: str
@@ -35,7 +34,7 @@ class Limit(NamedTuple):
 
     @property
     def threshold(self) -> float:
-        """Return the limit on the mean score; for a maximum drop, on the mean difference scaled to 0 to 1."""
+        """Return the limit of the mean score; for a maximum drop, of the mean difference scaled to 0 to 1."""
         return self.value if self.kind == "min_value" else (1.0 - self.value) / 2.0
 
     @property
@@ -50,7 +49,7 @@ class Limit(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The scores of one row by label of the scorer, None where an answer cannot be parsed."""
+    """The scores of a row by label of the scorer; None if an answer cannot be parsed."""
 
     candidate: Mapping[str, float | None]
     active: Mapping[str, float | None]
@@ -73,7 +72,7 @@ def interval_of_mean(mean: float, squares: float, rows: int) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class Tested:
-    """A limit, its test, and the number of rows of the set that it concerns."""
+    """A limit, its test, and the number of available rows."""
 
     limit: Limit
     test: LimitTest
@@ -86,7 +85,7 @@ class Tested:
 
     @property
     def interval(self) -> tuple[float, float, float] | None:
-        """Return the candidate's mean score, or its drop, and a 95 % interval of it; None before the first row."""
+        """Return the candidate's mean score or drop with its 95 % interval; None before the first row."""
         test = self.test
         if test.mean is None:
             return None
@@ -98,18 +97,17 @@ class Tested:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The limits of an evaluation, and their tests over the rows so far.
+    """The tests of an evaluation's limits over the rows so far.
 
     Attributes:
-        asks_all: Whether every row is asked, unless a limit is missed; the scores of a possible later anchor
-            must not be those of the rows that decided early.
+        asks_all: Whether all rows are asked, unless a limit is missed, so that an anchor has scores of all rows.
     """
 
     tested: tuple[Tested, ...]
     asks_all: bool = False
 
     def wants(self, of_slice: str, scorers: Container[str]) -> bool:
-        """Return whether a row of a slice can still decide something; every row, if all are asked."""
+        """Return whether a row of a slice can contribute to a decision, or all rows are asked."""
         return self._asks_all or any(
             each.is_open and each.limit.concerns(of_slice, scorers, scorers) for each in self.tested
         )
@@ -141,7 +139,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Return `fail` if a limit is missed, `pass` if all are met, `inconclusive` if rows do not suffice."""
+        """Return `fail` if a limit is missed, `pass` if all are met, else `inconclusive`."""
         if self._is_missed:
             return "fail"
         decided = all(each.test.decision == "met" or each.limit.may_be_undecided for each in self.tested)
@@ -149,7 +147,7 @@ class Comparison:
 
 
 def _figure(limit: Limit, scores: Scores) -> float:
-    """Return the figure of a row, from 0 to 1; an answer that cannot be parsed is worth nothing."""
+    """Return the figure of a row, from 0 to 1; answers that cannot be parsed count as 0."""
     candidate = scores.candidate.get(limit.scorer) or 0.0
     if limit.kind == "min_value":
         return candidate
@@ -158,12 +156,12 @@ def _figure(limit: Limit, scores: Scores) -> float:
 
 
 def list_limits(evaluation: Evaluation, rows: Iterable[tuple[str, Container[str]]]) -> tuple[Limit, ...]:
-    """Return every limit of an evaluation of a set, given the slice and the scorers of each row.
+    """Return the limits of an evaluation, given the slice and the scorers of each row.
 
-    A bound of each slice concerns those in which its scorer has rows.
+    A bound of each slice limits the slices in which its scorer has rows.
 
     Raises:
-        ValueError: A bound is about a slice that the set does not have; the message says which there are.
+        ValueError: The set has no slice of a bound; the message lists its slices.
     """
     scored = [(name, scorers) for name, scorers in rows if name]
     limits: list[Limit] = []
@@ -208,10 +206,11 @@ def plan_comparison(
 
     Args:
         limits: The limits of one evaluation.
-        rows: Of each row that may be asked, its slice, the labels of its scorers, and those that scored the anchor.
-        alpha: The error probability of each limit: the release's share, by `share_alpha`.
-        beta: Of each limit as well. It is not split: a candidate beyond a limit passes only if that very limit is met.
-        asks_all: Whether every row is asked, unless a limit is missed.
+        rows: Slice, scorer labels and the anchor's scorer labels of each available row.
+        alpha: Probability that each limit is found missed if it is met (`share_alpha`).
+        beta: Probability that each limit is found met if it is missed; not split over limits, because a candidate
+            beyond a limit passes only if that limit is found met.
+        asks_all: Whether all rows are asked, unless a limit is missed.
     """
     tested = []
     for limit in limits:
@@ -222,12 +221,12 @@ def plan_comparison(
 
 
 def share_alpha(alpha: float, limits: int) -> float:
-    """Return the error probability of each limit: the false-rejection rate `alpha` divided by the number of limits."""
+    """Return the share of the error probability `alpha` of each limit."""
     return alpha / max(limits, 1)
 
 
 def list_checked(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
-    """Return scorer and slice (empty: all rows) of each comparison of a served version's check."""
+    """Return scorer and slice (empty: all rows) of each comparison in a check of a served version."""
     bounded = [(evaluation.label_of(bound), bound.slice or EACH_SLICE) for bound in evaluation.bounds]
     labels = {label for label, _ in bounded}
     others = [(scorer.label, EACH_SLICE) for scorer in evaluation.scorers if scorer.label not in labels]
@@ -235,6 +234,6 @@ def list_checked(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
 
 
 def share_alpha_of_check(declared: Evaluations, schedule: Schedule) -> float:
-    """Return a limit's share of `alpha` in one check: `alpha` is divided by a month's checks and their limits."""
+    """Return the share of `alpha` of a limit in one check, divided by the checks of a month and their limits."""
     limits = sum(len(list_checked(evaluation)) for evaluation in declared.sets)
     return share_alpha(declared.alpha * min(schedule.every_hours / _MONTH_HOURS, 1.0), limits)

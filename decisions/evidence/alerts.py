@@ -1,4 +1,4 @@
-"""Alerts: raised once, updated while they last, resolved only after the condition has been gone for a while."""
+"""Alerts: raised, updated, and resolved some time after the condition ended."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class AlertState(Contract):
     """An open alert, or the last alert of its key.
 
     Attributes:
-        published_at: When its last fact was decided.
-        calm_since: Since when the condition has been gone; None while it lasts.
+        published_at: Time of the last fact.
+        calm_since: End of the condition; None while it lasts.
     """
 
     alert_id: str
@@ -58,7 +58,7 @@ class AlertState(Contract):
 
 @dataclass(frozen=True)
 class PlainAlert:
-    """An alert without figures, which a record raises and resolves once each."""
+    """An alert without figures that a record raises and resolves."""
 
     alert_id: str
     kind: AlertKind
@@ -80,7 +80,7 @@ class PlainAlert:
         )
 
     def entry(self, change: Literal["raised", "resolved"], message: str, now: datetime) -> OutboxEntry:
-        """Return the fact that raises or resolves the alert as an entry for the outbox of a record."""
+        """Return the fact that raises or resolves the alert as an outbox entry."""
         return outbox_entry(
             self.fact(AlertRaised, message) if change == "raised" else self.fact(AlertResolved, message),
             model=self.target.model,
@@ -94,15 +94,15 @@ class PlainAlert:
 
 @dataclass(frozen=True)
 class Finding:
-    """The current evidence about one trigger of one target.
+    """The current evidence of a trigger or another check about a target.
 
     Attributes:
-        key: The trigger's name, or the name of the check if there is no trigger.
-        fired: The evidence is strong enough to raise an alert.
-        calm: The last window shows that the condition is gone.
+        key: Name of the trigger or check.
+        fired: Whether the evidence raises an alert.
+        calm: Whether the condition is absent in the last window.
         hold_s: Seconds of `calm` before the alert is resolved.
         answers_nothing: The target is down: last replica dead, loaded nowhere, or all recent requests failed.
-        drill: The drill that touched at least half of the bad requests.
+        drill: Drill that affected at least half of the bad requests.
     """
 
     key: str
@@ -126,7 +126,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Decided:
-    """The alerts after a decision, the facts to publish, and the keys whose evidence begins anew."""
+    """The alerts after a decision, the facts to publish, and the keys of resolved alerts."""
 
     alerts: dict[str, AlertState]
     facts: tuple[AlertFact, ...]
@@ -139,13 +139,13 @@ def alert_key(target: Target, key: str) -> str:
 
 
 def alert_id(environment: Environment, target: Target, key: str, raised_at: datetime) -> str:
-    """Return the id of an alert: constant until it is resolved, a new id when it is raised again."""
+    """Return the id of an alert, constant until it is resolved."""
     prefix = "staging/" if environment == "staging" else ""
     return f"{prefix}{alert_key(target, key)}/{raised_at:%Y%m%dT%H%M%S.%fZ}"
 
 
 def resolve_lost(alert: AlertRaised) -> AlertResolved:
-    """Return the resolution of an alert that the log has open, and whose record was lost."""
+    """Return the resolution of an open alert with a lost record."""
     return AlertResolved.model_validate({**alert.model_dump(), "message": LOST})
 
 
@@ -162,13 +162,13 @@ def decide_alerts(
     """Decide which alerts of a target are raised, updated or resolved.
 
     Args:
-        alerts: The alerts of its model.
+        alerts: The alerts of the model, by key.
         target: The target.
-        findings: What the evidence shows.
+        findings: The evidence of each trigger and check.
         now: The time.
-        environment: Where the target is served.
-        release_id: Its release.
-        update_every_s: The least time between two updates of an alert.
+        environment: Environment of the target.
+        release_id: Release of the target.
+        update_every_s: Minimum time between two updates of an alert.
     """
     after, facts, ended = dict(alerts), list[AlertFact](), list[str]()
     for finding in findings:
@@ -191,7 +191,7 @@ def decide_alerts(
 def resolve_all(
     alerts: Mapping[str, AlertState], target: Target, now: datetime, *, release_id: str | None, reason: str
 ) -> Decided:
-    """Resolve every open alert of a target that is no longer watched."""
+    """Resolve all open alerts of a target that is no longer watched."""
     after, facts = dict(alerts), list[AlertFact]()
     for key, alert in alerts.items():
         if alert.target == target and alert.open:
@@ -201,11 +201,11 @@ def resolve_all(
 
 
 def drop_alerts(alerts: Mapping[str, AlertState], gone: Callable[[str, AlertState], bool]) -> dict[str, AlertState]:
-    """Return the alerts without resolved ones about something that is not watched any more.
+    """Return the alerts without resolved ones about objects that are no longer watched.
 
     Args:
-        alerts: The alerts of a model.
-        gone: Whether an alert, with its key, is of something that is not watched any more.
+        alerts: The alerts of a model, by key.
+        gone: Returns whether the object of a key and alert is no longer watched.
     """
     return {key: alert for key, alert in alerts.items() if alert.open or not gone(key, alert)}
 

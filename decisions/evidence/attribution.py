@@ -1,7 +1,7 @@
-"""Attribution of a failed request: to the target, the caller, the gateway, or the infrastructure between.
+"""Attribution of failed requests to the target, the caller, the gateway, or the infrastructure.
 
-Only what the target did is evidence against it; what a caller can cause is never evidence. The table is total: every
-code that the gateway answers with or records has its entry, and any other code is no evidence.
+Only failures of the target are evidence against it. The table has all codes that the gateway answers with or records;
+unknown codes are no evidence.
 """
 
 from collections.abc import Mapping
@@ -48,16 +48,16 @@ ErrorKind = Literal[
 ]
 
 ATTRIBUTION: Mapping[ErrorKind, Party] = {
-    # The engine of this target failed. Where a request alone might have caused it (`PROVABLE`), the gateway first asks
-    # the same target something harmless, and the fallback the same, and the record's own `caused_by` says what came of
-    # it: `infrastructure` where the target was silent for one caller and answered others meanwhile.
+    # The engine of this target failed. If a request's content might be the cause (`PROVABLE`), the gateway first asks
+    # the target something harmless, and the fallback the same request; the record's `caused_by` has the result:
+    # `infrastructure` if the target was silent for one caller and answered others.
     "engine_dead": "target",
     "engine_failed": "target",
     "no_first_token": "target",
     "template_failed": "target",
-    # Its servers answer, and for ten seconds none had loaded this target: they serve others.
+    # Its servers answer, but none had loaded this target for ten seconds.
     "not_loaded": "target",
-    # The request, or the way in which it was sent.
+    # The request, or its transmission.
     "bad_request": "caller",
     "invalid_json": "caller",
     "invalid_value": "caller",
@@ -80,37 +80,36 @@ ATTRIBUTION: Mapping[ErrorKind, Party] = {
     "environment_not_allowed": "caller",
     "rate_limit_exceeded": "caller",
     "insufficient_quota": "caller",
-    # This gateway: a defect, or more at once than it takes.
+    # This gateway: a defect or overload.
     "internal_error": "gateway",
     "keys_unknown": "gateway",
     "template_busy": "gateway",
     "too_many_requests": "gateway",
-    # Machines, network, and what operates them: the same for every version there.
+    # Machines and network, the same for all versions there.
     "no_serving_target": "infrastructure",
     "endpoint_unreachable": "infrastructure",
-    # The whole answer took too long, though the target was never silent: long answers are asked for, or many at once.
+    # The answer took too long, though the target was never silent: long answers, or load.
     "deadline_exceeded": "infrastructure",
 }
 
 PROVABLE: frozenset[ErrorKind] = frozenset({"engine_failed", "bad_request", "template_failed", "template_refused"})
-"""What one request's content might cause: the target's only if it fails something harmless, or fails it alone."""
+"""Kinds that a request's content might cause; attributed to the target only after a check."""
 
 COMPARED: frozenset[ErrorKind] = frozenset({"engine_failed", "template_failed"})
-"""What is the target's only after a comparison for this very request: the target fails what the fallback answers."""
+"""Kinds attributed to the target only if the fallback answers the same request."""
 
 assert set(ATTRIBUTION) == set(get_args(ErrorKind)), "every kind has its party"  # noqa: S101 - checked on import
 
 
 def as_error_kind(code: str) -> ErrorKind:
-    """Return a code as a kind of error; `internal_error` (the gateway's) for an unknown code."""
+    """Return a code as a kind of error; `internal_error` for unknown codes."""
     return cast("ErrorKind", code) if code in ATTRIBUTION else "internal_error"
 
 
 def attribute(error: str | None, caused_by: Party | None = None) -> Party | None:
-    """Return which party caused an error; None if there was none, or if nothing is known about its kind.
+    """Return the party that caused an error; None without an error, or for an unknown kind.
 
-    The target only if the table names it and the record names no other. A kind that the table does not know is never
-    the target's, whatever the record names.
+    The target is returned only if the table has it and the record names no other party; never for unknown kinds.
     """
     listed = ATTRIBUTION.get(cast("ErrorKind", error)) if error is not None else None
     if listed == "target":
@@ -119,11 +118,11 @@ def attribute(error: str | None, caused_by: Party | None = None) -> Party | None
 
 
 def is_failure(record: Inference) -> bool:
-    """Return whether a request failed through the target: the only failures that are evidence against it."""
+    """Return whether the target caused the failure of a request that is evidence."""
     return record.error is not None and record.is_evidence and attribute(record.error, record.caused_by) == "target"
 
 
 def is_excused(record: Inference) -> bool:
-    """Return whether a request ended as it did through something else than the target, so that it is no evidence."""
+    """Return whether another party than the target determined how a request ended, so that it is no evidence."""
     excused = record.error is not None or record.caused_by is not None or not record.is_evidence
     return excused and not is_failure(record)
