@@ -1,20 +1,20 @@
 """Sequential tests, by blocks of time, that a share of bad requests is above its limit.
 
-A block is two seconds of counted requests, equal bodies of one key once; blocks are joined until they hold
-`LEAST_REQUESTS`. With m the share of bad requests of a block, p the limit and c a stake, one block multiplies the
+A block holds the counted requests of two seconds, with equal bodies of a key once; blocks are joined until they hold
+`LEAST_REQUESTS`. With m the share of bad requests of a block, p the limit and c a stake, a block multiplies the
 evidence by
 
     factor(m) = min(1 + c * (m - p) / p, GREATEST_FACTOR),    0 < c < 1.
 
-**Null hypothesis:** given everything before a block and its number of requests, its expected share is at most p. Then
-the factor's expectation is at most 1, because it is linear in m below its bound; it is never below 1 - c. Nothing is
-assumed about the requests inside a block, where a burst is one observation, nor about their number, which may follow
-the load. What is assumed is that a bad block does not foretell a bad one: a burst that is longer than a block counts in
-each of its blocks, by at most `GREATEST_FACTOR`, so that no less than four wholly bad blocks cross a line of a week.
+**Null hypothesis:** given the past and the number of requests of a block, its expected share is at most p. Then the
+factor's expectation is at most 1, because it is linear in m below its bound; it is never below 1 - c. Nothing is
+assumed about the requests inside a block (a burst is one observation), nor about their number, which may follow the
+load. Bad blocks are assumed not to predict bad ones: a longer burst counts in each of its blocks, by at most
+`GREATEST_FACTOR`, so that at least four wholly bad blocks are needed to cross a line of a week.
 
-- The **e-detector**, the mean over the stakes of R <- (1 + R) * factor, is compared with a line A. The mean of R less
-  the number of blocks is a supermartingale, so that on average A - R0 blocks with traffic, or more, pass before a false
-  alarm (R0, below 50: its value at rest, at which it begins). It watches a version that serves.
+- The **e-detector**, the mean over the stakes of R <- (1 + R) * factor, is compared with a line A. The mean of R minus
+  the number of blocks is a supermartingale, so that a false alarm takes at least A - R0 blocks with traffic on average
+  (R0, below 50: the value at rest, at which R begins). It watches a serving version.
 - The **e-process**, the mean over the stakes of the products, exceeds 1/alpha at any time with probability at most
   alpha (Ville's inequality). It judges a version once (`decisions.evidence.version_tests`).
 
@@ -36,31 +36,31 @@ from decisions.evidence.triggers import Outcome
 
 BLOCK_S: Final = 2
 GRACE_S: Final = 1.0
-"""How long after its end a block still takes requests; one that is reported later counts in the next block."""
+"""Seconds after its end in which a block takes requests; later ones count in the next block."""
 LEAST_REQUESTS: Final = 4
 GREATEST_FACTOR: Final = 14.0
 STAKES: Final = 4
 SMALLEST_LIMIT: Final = 1e-4
-"""A limit of zero would make one failure of a million an alarm; this is what it means instead."""
+"""Least effective limit: with 0, one failure in a million requests would be an alarm."""
 LEARNED: Final = 1800
-"""So many first blocks with requests, an hour, are a version's own history."""
+"""Number of first blocks with requests (an hour) that form a version's history."""
 _LARGEST_SUM: Final = 1e15
 _UPPER_95: Final = 1.645
 _NEAR_REST: Final = 1.1
-"""The evidence returns to its value at rest from above, and never quite reaches it."""
+"""Tolerance of `is_at_rest`: the evidence approaches its value at rest without reaching it."""
 
 Count = Annotated[int, Field(ge=0)]
 
 
 class Block(Contract):
-    """The requests of one block that a metric counts, and the bad ones among them."""
+    """Counted requests of a block, and the bad ones among them."""
 
     requests: Count = 0
     bad: Count = 0
 
     @property
     def share(self) -> float | None:
-        """Share of bad requests; None without any request."""
+        """Return the share of bad requests; None without requests."""
         return self.bad / self.requests if self.requests else None
 
     def joined(self, other: "Block") -> "Block":
@@ -69,15 +69,15 @@ class Block(Contract):
 
 
 Closed = dict[int, Block]
-"""Blocks that are over, by the second of their begin, in the order of their time."""
+"""Closed blocks by the second of their begin, in ascending order."""
 
 
 class OpenBlocks(Contract):
-    """The blocks of a metric that still take requests.
+    """The open blocks of a metric.
 
     Attributes:
-        counts: The blocks with requests, by the second of their begin.
-        until_s: The end of the newest block that is over.
+        counts: Blocks with requests, by the second of their begin.
+        until_s: End of the newest closed block.
     """
 
     counts: dict[int, Block] = Field(default_factory=dict)
@@ -95,7 +95,7 @@ class OpenBlocks(Contract):
 
 
 def add_to_blocks(blocks: OpenBlocks, outcomes: Iterable[Outcome]) -> OpenBlocks:
-    """Return the blocks with outcomes counted at the time of their end."""
+    """Return the blocks with outcomes added by their end time."""
     added: dict[int, list[int]] = {}
     for outcome in outcomes:
         start = max(blocks.until_s, math.floor(outcome.ended_at.timestamp()) // BLOCK_S * BLOCK_S)
@@ -109,7 +109,7 @@ def add_to_blocks(blocks: OpenBlocks, outcomes: Iterable[Outcome]) -> OpenBlocks
 
 
 def close_blocks(blocks: OpenBlocks, now: datetime | None) -> tuple[OpenBlocks, Closed]:
-    """Return the blocks that are open after a time, and those that are over; all are over without a time."""
+    """Return the blocks that are open at `now`, and the closed ones; None closes all."""
     line = math.inf if now is None else now.timestamp() - GRACE_S
     closed = {start: blocks.counts[start] for start in sorted(blocks.counts) if start + BLOCK_S <= line}
     if not closed:
@@ -120,14 +120,14 @@ def close_blocks(blocks: OpenBlocks, now: datetime | None) -> tuple[OpenBlocks, 
 
 @lru_cache(maxsize=4096)
 def plan_stakes(limit: float) -> tuple[float, ...]:
-    """Return the stakes for a limit, each of equal weight; the greatest reaches `GREATEST_FACTOR` at a share of 1."""
+    """Return the equally weighted stakes for a limit; the greatest reaches `GREATEST_FACTOR` at a share of 1."""
     low = max(0.02, 0.4 * limit)
     high = max(low, min(0.8, (GREATEST_FACTOR - 1.0) * limit))
     return tuple(low * (high / low) ** (index / (STAKES - 1)) for index in range(STAKES))
 
 
 def factor(stake: float, share: float, limit: float) -> float:
-    """Return the factor by which one block multiplies the evidence that shares are above a limit."""
+    """Return the factor of one block on the evidence that shares are above a limit."""
     return min(1.0 + stake * (share - limit) / limit, GREATEST_FACTOR)
 
 
@@ -135,9 +135,9 @@ class ShareDetector(Contract):
     """An e-detector of one metric of a serving version.
 
     Attributes:
-        open: The block that does not hold enough requests yet.
-        sums: The sums by stake; none before the first block.
-        peak: The highest mean of the sums.
+        open: Joined blocks with fewer than `LEAST_REQUESTS` requests.
+        sums: R by stake; empty before the first block.
+        peak: Highest mean of the sums.
     """
 
     open: Block = Block()
@@ -146,15 +146,15 @@ class ShareDetector(Contract):
 
     @property
     def value(self) -> float:
-        """Evidence now."""
+        """Return the present evidence."""
         return math.fsum(self.sums) / STAKES
 
 
 def plan_line(false_alarm_every_h: float, triggers: int) -> float:
-    """Return the alarm threshold of each of a model's triggers, for one false alarm per given hours over all of them.
+    """Return the line of each of a model's triggers for one false alarm in the given hours over all triggers.
 
     Raises:
-        ValueError: the hours are below one, or there is no trigger.
+        ValueError: The hours are below 1, or there is no trigger.
     """
     if false_alarm_every_h < 1.0 or triggers < 1:
         raise ValueError(
@@ -164,7 +164,7 @@ def plan_line(false_alarm_every_h: float, triggers: int) -> float:
 
 
 def observe_detector(state: ShareDetector, limit: float, blocks: Iterable[Block]) -> ShareDetector:
-    """Return a detector after some blocks, in the order of their time."""
+    """Return a detector after blocks in ascending order."""
     limit = max(limit, SMALLEST_LIMIT)
     stakes = plan_stakes(limit)
     sums = state.sums or _sums_at_rest(stakes)
@@ -183,13 +183,13 @@ def observe_detector(state: ShareDetector, limit: float, blocks: Iterable[Block]
 
 
 def count_bad_blocks(limit: float, line: float) -> int:
-    """Return the number of consecutive blocks of only bad requests after which evidence from rest reaches the line."""
+    """Return the number of wholly bad blocks after which evidence at rest reaches the line."""
     limit = max(limit, SMALLEST_LIMIT)
     stakes = plan_stakes(limit)
     growths = [factor(stake, 1.0, limit) for stake in stakes]
 
     def is_enough(blocks: int) -> bool:
-        """Return whether the mean of R, which is R * g**n + g + g**2 + … + g**n after n blocks, is at the line."""
+        """Return whether the mean of R, which is R * g**n + g + g**2 + … + g**n after n blocks, reaches the line."""
         total = 0.0
         for rest, growth in zip(_sums_at_rest(stakes), growths, strict=True):
             power = math.exp(min(blocks * math.log(growth), 100.0))
@@ -200,7 +200,7 @@ def count_bad_blocks(limit: float, line: float) -> int:
 
 
 def is_at_rest(state: ShareDetector, limit: float) -> bool:
-    """Return whether good requests outweigh earlier bad ones: the evidence is back at its start."""
+    """Return whether the evidence is back at its initial value."""
     if state.open.bad:
         return False
     rest = math.fsum(_sums_at_rest(plan_stakes(max(limit, SMALLEST_LIMIT)))) / STAKES
@@ -208,12 +208,12 @@ def is_at_rest(state: ShareDetector, limit: float) -> bool:
 
 
 def _sums_at_rest(stakes: Iterable[float]) -> tuple[float, ...]:
-    """Return the sums to which a detector returns while nothing is bad, the fixed points of R <- (1 + R) * (1 - c)."""
+    """Return the sums without bad requests: the fixed points of R <- (1 + R) * (1 - c)."""
     return tuple((1.0 - stake) / stake for stake in stakes)
 
 
 class History(Contract):
-    """Shares of bad requests of a version's first blocks: count, sum and sum of squares."""
+    """Shares of bad requests in a version's first blocks: count, sum, and sum of squares."""
 
     blocks: Count = 0
     total: float = 0.0
@@ -221,7 +221,7 @@ class History(Contract):
 
 
 def learn(history: History, blocks: Iterable[Block]) -> History:
-    """Return the history with further blocks; empty blocks, and blocks beyond `LEARNED`, are ignored."""
+    """Return the history with further blocks, without empty ones and up to `LEARNED`."""
     shares = [block.share for block in blocks if block.share is not None][: LEARNED - history.blocks]
     return History(
         blocks=history.blocks + len(shares),
@@ -231,10 +231,10 @@ def learn(history: History, blocks: Iterable[Block]) -> History:
 
 
 def own_limit(history: History, allowed_factor: float) -> float:
-    """Return the limit that a version's own history sets; 1 while it is too short.
+    """Return the limit from a version's own history; 1 before `LEARNED` blocks.
 
-    It is a factor of the upper 95 % bound of its share of bad requests, three blocks in `LEARNED` at least. Blocks are
-    the unit, so that bursts inside them widen the bound.
+    It is `allowed_factor` times the upper 95 % bound of the share of bad requests, with at least three in `LEARNED`.
+    The bound is over blocks, so that bursts widen it.
     """
     if history.blocks < LEARNED:
         return 1.0

@@ -1,7 +1,7 @@
-"""The evidence of one trigger about a candidate: its blocks, and those of the active version in the same seconds.
+"""The evidence of a trigger about a candidate: its blocks, and the active version's in the same seconds.
 
-Both count the same requests twice: of everyone, and without those of the caller that sent the candidate most, as known
-when the last block closed (`decisions.evidence.version_tests`).
+Requests are counted twice: of all callers, and without the caller with most requests to the candidate when the last
+block closed (`decisions.evidence.version_tests`).
 """
 
 import math
@@ -29,11 +29,11 @@ from decisions.evidence.version_tests import (
 from decisions.routes.edits import AWAY
 
 AWAY_S = int(AWAY.total_seconds()) - 10
-"""So long the active version is seen without the candidate: ten seconds of `AWAY` are for what is in flight."""
+"""Seconds of observation without the candidate: `AWAY` without ten seconds for requests in flight."""
 ALONE_S = 1200
-"""So long after that it counts what the active version showed without the candidate: a later load is another one."""
+"""Seconds after which that observation expires, because the load may have changed."""
 _LARGEST_LOG = 690.0
-"""An e-value stays a JSON number."""
+"""Cap of log e-values, so that e-values are JSON numbers."""
 
 
 class Beside(Contract):
@@ -48,14 +48,14 @@ class CandidateState(Contract):
     """A trigger's evidence about a candidate.
 
     Attributes:
-        everyone: The evidence of all requests.
-        others: The evidence of all requests but those of the heaviest caller.
-        heaviest: The caller that had sent the candidate the most requests when the last block closed.
-        callers: Requests of the candidate by caller, for the callers with the most.
-        candidate, active: All counted requests of each; of the active version those beside the candidate.
-        blocks: The number of blocks of the candidate that are over.
-        away_until_s: When the candidate's traffic came back, or will; 0 if it was not taken away.
-        times_away: How often its traffic was taken away at its present share.
+        everyone: Evidence of all requests.
+        others: Evidence without requests of `heaviest`.
+        heaviest: Caller with most requests to the candidate when the last block closed.
+        callers: Requests to the candidate by caller, of the callers with most.
+        candidate, active: Counted requests; of the active version, in the seconds with the candidate.
+        blocks: Number of closed blocks of the candidate.
+        away_until_s: Return of the candidate's traffic after it was taken away; 0 if it never was.
+        times_away: Number of times that it was taken away at the present share.
     """
 
     everyone: Beside = Beside()
@@ -70,27 +70,27 @@ class CandidateState(Contract):
 
     @property
     def e_value(self) -> float:
-        """The strongest evidence against the candidate."""
+        """Return the strongest evidence against the candidate."""
         return max(self.beyond, self.worse)
 
     @property
     def beyond(self) -> float:
-        """The e-value against the candidate from the test of its own limit."""
+        """Return the e-value of the test against the limit."""
         return as_e_value(self.everyone.test.beyond.log_e)
 
     @property
     def worse(self) -> float:
-        """The e-value against the candidate from the comparison with the active version at the same time."""
+        """Return the e-value of the comparison with the active version at the same time."""
         return as_e_value(self.everyone.test.worse.log_e)
 
     @property
     def is_at_rest(self) -> bool:
-        """Return whether good requests outweigh earlier bad ones."""
+        """Return whether the evidence against the candidate is back at its initial value."""
         test = self.everyone.test
         return not (self.everyone.candidate.bad or test.open.bad) and max(test.beyond.logs) <= max(AGAINST.logs)
 
     def begun_anew(self) -> "CandidateState":
-        """Return the state with the evidence against the candidate begun anew; open blocks still take requests."""
+        """Return the state with reset evidence against the candidate; open blocks stay."""
         everyone, others = (
             known.model_copy(update={"test": CandidateTest(passing=known.test.passing)}) for known in self.both
         )
@@ -98,12 +98,12 @@ class CandidateState(Contract):
 
     @property
     def both(self) -> tuple[Beside, Beside]:
-        """Both counts of the requests."""
+        """Return `everyone` and `others`."""
         return self.everyone, self.others
 
 
 def add_beside(state: CandidateState, candidate: Sequence[Outcome], active: Sequence[Outcome]) -> CandidateState:
-    """Return a candidate with outcomes counted in the blocks in which their requests ended."""
+    """Return a candidate with outcomes added to their blocks."""
     callers = dict(state.callers)
     for outcome in candidate:
         callers[outcome.holder] = callers.get(outcome.holder, 0) + 1
@@ -136,10 +136,7 @@ def _count(outcomes: Iterable[Outcome]) -> Block:
 
 
 def close_candidate(state: CandidateState, trigger: Trigger, now: datetime | None) -> tuple[CandidateState, Closed]:
-    """Return a candidate with the blocks that are over added to the evidence, and these blocks.
-
-    If `now` is None, all blocks count as over.
-    """
+    """Return a candidate with its closed blocks as evidence, and these blocks; `now` None closes all."""
     everyone, closed = _closed(state.everyone, trigger, now, state.away_until_s)
     others, _ = _closed(state.others, trigger, now, state.away_until_s)
     if everyone is state.everyone and others is state.others:
@@ -174,7 +171,7 @@ def judge(state: CandidateState, trigger: Trigger, beta: float) -> CandidateVerd
 
 
 def count_needed(state: CandidateState, trigger: Trigger, beta: float) -> int:
-    """Return the further requests needed to pass if all are good, at the present rate per block."""
+    """Return the further good requests needed to pass, at the present rate per block."""
     tests = [known.test for known in (state.both if len(state.callers) >= FEW_CALLERS else state.both[:1])]
     blocks = max(count_blocks_to_pass(test, limit_of(trigger), beta) for test in tests)
     still_open = sum(block.requests for block in state.everyone.candidate.counts.values())
@@ -182,5 +179,5 @@ def count_needed(state: CandidateState, trigger: Trigger, beta: float) -> int:
 
 
 def as_e_value(log_e: float) -> float:
-    """Return the e-value of a log e-value, capped so that it does not overflow."""
+    """Return the e-value of a capped log e-value."""
     return math.exp(min(log_e, _LARGEST_LOG))

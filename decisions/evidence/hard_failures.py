@@ -1,4 +1,4 @@
-"""Hard failures, which need no statistics: a target that answers nothing, or only empty answers."""
+"""Hard failures, detected without statistics: a target without answers, or with empty answers only."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from decisions.evidence.block_tests import Block, Count, OpenBlocks, add_to_bloc
 from decisions.evidence.triggers import Outcome, ended_at, is_empty
 
 NOT_LOADED = "not_loaded"
-"""How a request fails whose target has been loaded nowhere for ten seconds."""
+"""Error code of requests to a target that has been loaded nowhere for ten seconds."""
 LEAST_BLOCKS: Final = 3
 LEAST_REQUESTS: Final = 8
-"""So many blocks in a row, with so many requests, in which every request was bad, are a hard failure."""
+"""Number of consecutive wholly bad blocks, and of their requests, that are a hard failure."""
 MOST_ENDPOINTS: Final = 64
-"""Of so many endpoints it is remembered when they answered last."""
+"""Maximum number of endpoints in `Failures.alive`."""
 
 
 class BadBlocks(Contract):
-    """The newest blocks in a row in which every request was bad.
+    """The newest consecutive blocks with bad requests only.
 
     Attributes:
-        open: The blocks that still take requests.
-        last: The requests of the bad blocks, and the number of these blocks.
+        last: Their requests.
+        blocks: Their number.
     """
 
     open: OpenBlocks = OpenBlocks()
@@ -38,20 +38,20 @@ class BadBlocks(Contract):
 
     @property
     def is_all(self) -> bool:
-        """Return whether at least `LEAST_REQUESTS` in `LEAST_BLOCKS` blocks were bad, without a good one since."""
+        """Return whether there are `LEAST_BLOCKS` with `LEAST_REQUESTS`, and no good request since."""
         return self.blocks >= LEAST_BLOCKS and self.last.requests >= LEAST_REQUESTS and not self.open.good
 
 
 class Failures(Contract):
-    """Evidence that a target answers nothing, or only empty answers.
+    """Evidence that a target gives no answers, or only empty ones.
 
     Attributes:
-        errors: Blocks in which every request failed.
-        empties: Blocks in which every answer was empty.
-        error: How the last request failed; empty if it was answered.
-        began_at: Arrival of the first of the requests in a row that failed or were empty.
-        dead: When each endpoint whose engine was reported dead, and has answered nothing since, was.
-        alive: Arrival of the newest request that each endpoint answered: what is reported late of before is over.
+        errors: Blocks with failed requests only.
+        empties: Blocks with empty answers only.
+        error: Error code of the last request; empty if it was answered.
+        began_at: Arrival of the first of the consecutive failed or empty requests.
+        dead: Time of the engine's death by endpoint, until the endpoint answers again.
+        alive: Arrival of the newest answered request by endpoint; earlier failures that are reported late are ignored.
     """
 
     errors: BadBlocks = BadBlocks()
@@ -64,7 +64,7 @@ class Failures(Contract):
 
 @dataclass(frozen=True)
 class HardFailure:
-    """The target answers nothing, or only empty answers; `requests` showed it."""
+    """The target gives no answers, or only empty ones, as `requests` requests show."""
 
     kind: AlertKind
     requests: int
@@ -74,13 +74,13 @@ class HardFailure:
 def note_failures(failures: Failures, records: Sequence[Inference], counted: Iterable[Inference]) -> Failures:
     """Return the evidence with more requests.
 
-    A failure with another cause neither counts nor ends a run. The same holds for an empty answer that the caller's own
-    parameters explain, and for an answer whose text was not described.
+    Failures with another cause, empty answers that the request's parameters explain, and answers without features are
+    ignored.
 
     Args:
-        failures: What is known.
-        records: The requests, in the order in which they came.
-        counted: Those of them that count: a body that a key repeats counts once.
+        failures: The evidence so far.
+        records: The requests in order of arrival.
+        counted: The requests without repeated bodies of a key.
     """
     error, began_at, dead, alive = failures.error, failures.began_at, dict(failures.dead), dict(failures.alive)
     for record in filter(_is_evidence, records):
@@ -104,7 +104,7 @@ def note_failures(failures: Failures, records: Sequence[Inference], counted: Ite
 
 
 def add_outcomes(failures: Failures, *, errors: Iterable[Outcome], empties: Iterable[Outcome]) -> Failures:
-    """Return the evidence with outcomes counted in their blocks: whether requests failed, and answers were empty."""
+    """Return the evidence with outcomes added: whether requests failed, and whether answers were empty."""
     update = {
         "errors": failures.errors.model_copy(update={"open": add_to_blocks(failures.errors.open, errors)}),
         "empties": failures.empties.model_copy(update={"open": add_to_blocks(failures.empties.open, empties)}),
@@ -113,13 +113,13 @@ def add_outcomes(failures: Failures, *, errors: Iterable[Outcome], empties: Iter
 
 
 def keep_endpoints(failures: Failures, endpoints: Collection[str]) -> Failures:
-    """Return the evidence without engines of endpoints that no longer serve the target: it may come back there."""
+    """Return the evidence without dead engines of endpoints that no longer serve the target."""
     dead = {endpoint: at for endpoint, at in failures.dead.items() if endpoint in endpoints}
     return failures if dead == failures.dead else failures.model_copy(update={"dead": dead})
 
 
 def count_closed(failures: Failures, now: datetime | None) -> Failures:
-    """Return the evidence with the blocks that are over at a time; without a time, with all blocks."""
+    """Return the evidence with closed blocks counted; `now` None closes all."""
     errors, empties = _counted(failures.errors, now), _counted(failures.empties, now)
     if errors is failures.errors and empties is failures.empties:
         return failures
@@ -130,8 +130,8 @@ def assess_failures(failures: Failures, endpoints: Collection[str] = ()) -> Hard
     """Return the hard failure of a target; None if there is none.
 
     Args:
-        failures: What is known of it.
-        endpoints: Where the target is served; empty if unknown.
+        failures: The evidence about the target.
+        endpoints: Endpoints of the target; empty if unknown.
     """
     failed, empty = failures.errors.last.requests, failures.empties.last.requests
     if endpoints and all(endpoint in failures.dead for endpoint in endpoints):
@@ -150,7 +150,7 @@ def _is_evidence(record: Inference) -> bool:
 
 
 def _shows_emptiness(record: Inference) -> bool:
-    """Return whether it is known if an answer is empty; not if its caller's parameters explain the emptiness."""
+    """Return whether an answer is evidence about emptiness: its features are known, and not forced to be empty."""
     if not _is_evidence(record) or record.error is not None or record.features is None:
         return False
     return is_empty(record) or not record.features.empty

@@ -1,4 +1,4 @@
-"""The evidence of one trigger about one target: adding outcomes of requests, and the sliding window."""
+"""The evidence of a trigger about a target, and its sliding window."""
 
 import math
 from collections import Counter
@@ -31,15 +31,15 @@ from decisions.evidence.triggers import Outcome, ended_at, limit_of
 Role = Literal["active", "canary", "shadow"]
 SLOTS_PER_WINDOW = 12
 CALM_REQUESTS = 10
-"""So many outcomes show that an alert's condition is gone, however long they took."""
+"""Number of outcomes that show the end of an alert's condition, whatever their time."""
 CALLERS_KEPT = 16
-"""Callers whose bad requests are counted one by one; above it those with fewest are forgotten."""
+"""Maximum number of callers with counted bad requests; those with fewest are dropped."""
 REPEATS_KEPT = 256
-"""Failed bodies of a target that are remembered for a minute."""
+"""Maximum number of a target's failed bodies with their minute."""
 
 
 class Slot(Contract):
-    """A short span of one trigger's outcomes; its sliding window consists of slots."""
+    """Outcomes in a short part of a trigger's sliding window."""
 
     start_s: int
     trials: int = 0
@@ -48,18 +48,18 @@ class Slot(Contract):
 
 
 class TriggerState(Contract):
-    """One trigger's evidence about one target.
+    """The evidence of a trigger about a target.
 
     Attributes:
-        detector: Of the active target: the e-detector of its blocks; None for a candidate.
-        history: Of the active target: its share of bad requests in its first hour, where a trigger declares a factor.
-        blocks: Of the active target: the blocks that still take requests.
-        candidate: Of a canary or shadow: its blocks, and their comparison with the active version's.
-        first_bad_at: Arrival of the first bad request since the evidence last favoured the target.
-        drill: The last drill that touched a bad request.
-        callers: Bad requests since then by caller, of those with most.
-        mirrored: Results of requests sent to both versions; they are evidence in their blocks.
-        hidden: Of a canary: requests excluded because the caller's parameters force the metric.
+        detector: E-detector of the active target; None for a candidate.
+        history: The active target's bad requests in its first hour, if the trigger declares `own_factor`.
+        blocks: Open blocks of the active target.
+        candidate: Blocks of a canary or shadow, and their comparison with the active version's.
+        first_bad_at: Arrival of the first bad request since the evidence was at its initial value.
+        drill: Last drill that affected a bad request.
+        callers: Bad requests since `first_bad_at` by caller, of the callers with most.
+        mirrored: Counts of requests to both versions, which are evidence in their blocks.
+        hidden: Requests of a canary that are excluded because their parameters force the metric.
     """
 
     detector: ShareDetector | None = None
@@ -75,25 +75,25 @@ class TriggerState(Contract):
 
     @property
     def peak(self) -> float:
-        """The strongest evidence so far against the active target; against a candidate, the evidence now."""
+        """Return the strongest evidence so far against the active target, or the present one against a candidate."""
         if self.detector is not None:
             return self.detector.peak
         return self.candidate.e_value if self.candidate is not None else 0.0
 
 
 def current_limit(state: TriggerState, trigger: Trigger) -> float:
-    """Return the share of bad requests that a trigger allows a target: the declared one, or less by its own history."""
+    """Return the permitted share of bad requests: the declared one, or a lower one by the target's history."""
     declared = limit_of(trigger)
     return declared if trigger.own_factor is None else min(declared, own_limit(state.history, trigger.own_factor))
 
 
 def fresh_trigger(role: Role) -> TriggerState:
-    """Return a trigger without evidence: an e-detector for the active target, the tests of a candidate otherwise."""
+    """Return the initial state: an e-detector for the active target, else the tests of a candidate."""
     return TriggerState(detector=ShareDetector()) if role == "active" else TriggerState(candidate=CandidateState())
 
 
 def begin_anew(state: TriggerState, role: Role) -> TriggerState:
-    """Return a trigger with fresh evidence, except the candidate's; open blocks take requests."""
+    """Return a trigger with reset evidence; open blocks stay, and a candidate's evidence for passing."""
     fresh = fresh_trigger(role)
     if state.candidate is not None and fresh.candidate is not None:
         return fresh.model_copy(update={"candidate": state.candidate.begun_anew()})
@@ -101,10 +101,7 @@ def begin_anew(state: TriggerState, role: Role) -> TriggerState:
 
 
 def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[Outcome]) -> TriggerState:
-    """Return a trigger after some outcomes: counted in their blocks, which are evidence once they are over.
-
-    `close_trigger` takes them into the evidence.
-    """
+    """Return a trigger with outcomes added to open blocks and slots; `close_trigger` makes blocks evidence."""
     if not outcomes:
         return state
     update: dict[str, object] = {"slots": add_to_slots(state.slots, trigger.window_s, outcomes)}
@@ -122,14 +119,14 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
 
 
 def observe_beside(state: TriggerState, candidate: Sequence[Outcome], active: Sequence[Outcome]) -> TriggerState:
-    """Return a candidate's trigger with outcomes that count in its blocks only: of the active version, or of pairs."""
+    """Return a candidate's trigger with outcomes added to its blocks only: of the active version, or of pairs."""
     if state.candidate is None or not (candidate or active):
         return state
     return state.model_copy(update={"candidate": add_beside(state.candidate, candidate, active)})
 
 
 def close_trigger(state: TriggerState, trigger: Trigger, now: datetime | None) -> tuple[TriggerState, Closed]:
-    """Return a trigger with the blocks that are over at a time as evidence, and these; all are over without a time."""
+    """Return a trigger with its closed blocks as evidence, and these blocks; `now` None closes all."""
     if state.candidate is not None:
         after, closed = close_candidate(state.candidate, trigger, now)
         if after is state.candidate:
@@ -145,7 +142,7 @@ def close_trigger(state: TriggerState, trigger: Trigger, now: datetime | None) -
     if trigger.own_factor is not None:
         update["history"] = learn(state.history, closed.values())
     known = _at_rest(state, update, is_quiet=is_quiet)
-    if current_limit(known, trigger) < limit:  # known from here on: its stakes differ from those of the evidence so far
+    if current_limit(known, trigger) < limit:  # from here on with other stakes than the evidence so far
         known = known.model_copy(update={"detector": ShareDetector(open=detector.open)})
     return known, closed
 
@@ -158,10 +155,9 @@ def _at_rest(state: TriggerState, update: dict[str, object], *, is_quiet: bool) 
 def without_repeats(
     known: Mapping[str, int], records: Iterable[Inference]
 ) -> tuple[dict[str, int], tuple[Inference, ...]]:
-    """Return the records that count, and the failed bodies by key with the minute in which each counted.
+    """Return the minute by key of failed bodies, and the records without repetitions.
 
-    Of one key, an equal body that fails again counts once a minute. A drill's failures all count. Only failed requests
-    have a digest of their body.
+    An equal failed body of an API key counts once a minute; failures of drills all count.
     """
     minutes, counted = dict(known), []
     for record in records:
@@ -179,12 +175,12 @@ def without_repeats(
 
 
 def slot_length_s(window_s: float) -> int:
-    """Return the length of the slots of a trigger's window."""
+    """Return the length of a window's slots in seconds."""
     return max(1, round(window_s / SLOTS_PER_WINDOW))
 
 
 def add_to_slots(slots: tuple[Slot, ...], window_s: float, outcomes: Iterable[Outcome]) -> tuple[Slot, ...]:
-    """Return the slots with outcomes counted at the time of their end; two windows and the newest few are kept."""
+    """Return the slots of two windows with outcomes added by end time, and those of the newest outcomes."""
     length = slot_length_s(window_s)
     counts = {slot.start_s: [slot.trials, slot.hits, slot.drilled] for slot in slots}
     for outcome in outcomes:
@@ -203,7 +199,7 @@ def add_to_slots(slots: tuple[Slot, ...], window_s: float, outcomes: Iterable[Ou
 
 
 def newest(slots: Sequence[Slot], requests: int) -> tuple[Slot, ...]:
-    """Return the newest slots that have so many outcomes together, or all if they have fewer."""
+    """Return the newest slots with at least `requests` outcomes in total, or all."""
     chosen: list[Slot] = []
     for slot in reversed(slots):
         if sum(each.trials for each in chosen) >= requests:
@@ -213,7 +209,7 @@ def newest(slots: Sequence[Slot], requests: int) -> tuple[Slot, ...]:
 
 
 def is_calm(slots: Sequence[Slot], window_s: float, now: datetime, *, limit: float, requests: int) -> bool:
-    """Return whether the last window is within its limit; where it has too few outcomes, whether the newest few are."""
+    """Return whether the last window, or the newest outcomes if it has too few, are within the limit."""
     last = recent(slots, window_s, now)
     if last.ratio is not None and last.trials >= requests:
         return last.ratio <= limit
@@ -224,7 +220,7 @@ def is_calm(slots: Sequence[Slot], window_s: float, now: datetime, *, limit: flo
 
 @dataclass(frozen=True)
 class Recent:
-    """The outcomes of a trigger's last window."""
+    """Counts of the outcomes in a trigger's last window."""
 
     trials: int
     hits: int
@@ -238,7 +234,7 @@ class Recent:
 
 
 def recent(slots: Iterable[Slot], window_s: float, now: datetime, since: datetime | None = None) -> Recent:
-    """Return the sums of the last window before now, or of its part since a time."""
+    """Return the counts of the last window, or of its part since a time."""
     begin = max(0.0, now.timestamp() - window_s)
     if since is not None:
         begin = min(max(begin, since.timestamp()), now.timestamp())

@@ -1,7 +1,4 @@
-"""The observe loop: outcomes of requests become evidence, evidence becomes findings, findings become alerts.
-
-The monitor runs it over live telemetry.
-"""
+"""The monitor's loop: outcomes of requests become evidence, evidence becomes findings, findings become alerts."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,9 +40,9 @@ class WatchedTarget(Contract):
     """A target and the evidence about it.
 
     Attributes:
-        endpoints: Where it is served; empty if unknown.
-        failures: Whether it may answer nothing, or only empty answers.
-        repeats: Failed bodies, by key, with the minute in which each counted.
+        endpoints: Empty if unknown.
+        failures: Evidence of hard failures.
+        repeats: Failed bodies with their last minute (`without_repeats`).
     """
 
     target: Target
@@ -71,12 +68,12 @@ class Assessed(Generic[T]):
 
 
 def begins_anew(known: WatchedTarget | None, role: Role, weight_ratio: float) -> bool:
-    """Return whether a target is watched anew because its role or its share of traffic changes."""
+    """Return whether the evidence about a target is reset, because its role or share of traffic changes."""
     return known is None or (known.role, known.weight_ratio) != (role, weight_ratio)
 
 
 def follow_endpoints(watched: T, endpoints: tuple[str, ...]) -> T:
-    """Return a target that is served at these endpoints: what is known of the engines of others is forgotten."""
+    """Return a target with these endpoints, without evidence about engines of others."""
     failures = keep_endpoints(watched.failures, endpoints)
     return watched.model_copy(update={"endpoints": endpoints, "failures": failures})
 
@@ -84,8 +81,8 @@ def follow_endpoints(watched: T, endpoints: tuple[str, ...]) -> T:
 def carried(known: WatchedTarget | None, role: Role, triggers: Iterable[Trigger]) -> dict[str, TriggerState]:
     """Return the evidence that a target keeps in a new role or with a new share of traffic.
 
-    A candidate's evidence for passing adds up over its shadow and all steps. What its shadow showed of latency is left
-    out: there it had next to no load.
+    A candidate's evidence for passing accumulates over its shadow and all steps, except latency in the shadow, where it
+    has almost no load.
     """
     if known is None or role != "canary" or known.role not in ("canary", "shadow"):
         return {}
@@ -99,8 +96,8 @@ def observe(watched: T, triggers: Iterable[Trigger], outcomes: Mapping[str, Sequ
 
     Args:
         watched: The target.
-        triggers: The triggers that observe request by request.
-        outcomes: By the name of the trigger, in the order in which they came.
+        triggers: The sequential triggers.
+        outcomes: Outcomes by name of the trigger, in order of arrival.
     """
     states = dict(watched.triggers)
     for trigger in triggers:
@@ -110,12 +107,12 @@ def observe(watched: T, triggers: Iterable[Trigger], outcomes: Mapping[str, Sequ
 
 
 def close(watched: T, triggers: Iterable[Trigger], now: datetime | None) -> tuple[T, dict[str, Closed]]:
-    """Return a target with the blocks that are over at a time as evidence, and these by trigger.
+    """Return a target with its closed blocks as evidence, and these blocks by trigger.
 
     Args:
         watched: The target.
-        triggers: The triggers that observe request by request.
-        now: The time; all blocks are over without one.
+        triggers: The sequential triggers.
+        now: The time; None closes all blocks.
     """
     states, by_trigger = dict(watched.triggers), dict[str, Closed]()
     for trigger in triggers:
@@ -141,18 +138,18 @@ def assess(
     environment: Environment = "production",
     findings: tuple[Finding, ...] = (),
 ) -> Assessed[T]:
-    """Decide the alerts of a target from its evidence; the evidence of a resolved alert begins anew.
+    """Decide the alerts of a target from its evidence; the evidence of resolved alerts is reset.
 
     Args:
         watched: The target.
-        alerts: The alerts of its model.
-        triggers: The triggers that observe request by request.
+        alerts: The alerts of its model, by key.
+        triggers: The sequential triggers.
         now: The time.
-        update_every_s: The least time between two updates of an alert.
-        false_alarm_every: The hours in which the triggers together may have one false alarm.
-        beta: The level at which a candidate passes.
-        environment: Where the target is served.
-        findings: Findings of other checks, decided together.
+        update_every_s: Minimum time between two updates of an alert.
+        false_alarm_every: Hours in which all triggers together may have one false alarm.
+        beta: Level of the test that a candidate must pass.
+        environment: Environment of the target.
+        findings: Findings of other checks.
     """
     of_triggers = assess_triggers(
         watched.triggers,
@@ -191,16 +188,16 @@ def assess_triggers(
     line: float,
     beta: float = PASS_BETA,
 ) -> tuple[Finding, ...]:
-    """Return the finding of every trigger of a target, and of the hard failures that no trigger covers.
+    """Return the findings of the triggers, and of hard failures without a trigger.
 
     Args:
-        states: The evidence, by the name of the trigger; a trigger without observations has none.
-        triggers: The triggers that observe request by request (`decisions.evidence.triggers.sequential`).
+        states: Evidence by name of the trigger.
+        triggers: The sequential triggers.
         now: The time.
-        failures: Whether the target may answer nothing, or only empty answers.
-        endpoints: Where the target is served.
-        line: The evidence at which a trigger of the active target raises an alert.
-        beta: The level at which a candidate passes.
+        failures: Evidence of hard failures.
+        endpoints: Endpoints of the target.
+        line: Evidence at which a trigger of the active target raises an alert.
+        beta: Level of the test that a candidate must pass.
     """
     hard = assess_failures(failures, endpoints)
     findings = []
@@ -210,7 +207,7 @@ def assess_triggers(
             applies = hard if hard is not None and trigger.metric == _HARD_METRICS[hard.kind] else None
             findings.append(assess_trigger(trigger, state, now, applies, line=line, beta=beta, error=failures.error))
     covered = {trigger.metric for trigger in triggers}
-    for kind, metric in _HARD_METRICS.items():  # one that a trigger covers only ends an alert from before its policy
+    for kind, metric in _HARD_METRICS.items():  # with a trigger, only to resolve an alert of an earlier policy
         finding = _assess_hard(kind, failures, hard)
         findings.append(replace(finding, fired=finding.fired and metric not in covered))
     return tuple(findings)
@@ -226,7 +223,7 @@ def assess_trigger(
     beta: float = PASS_BETA,
     error: str = "",
 ) -> Finding:
-    """Return the finding of one trigger; `error` is how the last request failed."""
+    """Return the finding of a trigger; `error` is the error code of the last request."""
     limit, candidate = current_limit(state, trigger), state.candidate
     calm_requests = CALM_REQUESTS if candidate is None else min(trigger.min_requests, CALM_REQUESTS)
     if candidate is not None:
@@ -234,7 +231,7 @@ def assess_trigger(
     else:
         fired = state.detector is not None and state.detector.peak >= line
     calm = hard is None and is_calm(state.slots, trigger.window_s, now, limit=limit, requests=calm_requests)
-    # The whole window would hide a regression that began a moment ago among the good requests before it.
+    # The whole window would dilute a regression that has just begun with earlier good requests.
     shown = recent(state.slots, trigger.window_s, now, state.first_bad_at)
     message = _message(trigger, shown, limit)
     if hard is not None:
@@ -275,7 +272,7 @@ def _describe_error(error: str) -> str:
 
 
 def _describe_callers(callers: Mapping[str, int]) -> str:
-    """Return the keys that sent most bad requests, by their names in `slipway keys list --json`."""
+    """Return a sentence on the callers with most bad requests (`slipway keys list --json`)."""
     known = [(caller, bad) for caller, bad in callers.items() if caller]
     most = sorted(known, key=lambda entry: -entry[1])[:3]
     named = ", ".join(f"{caller} ({bad})" for caller, bad in most)
