@@ -1,4 +1,4 @@
-"""The meaning of a declared trigger: the requests that it sees, the bad ones among them, and its limit."""
+"""Semantics of triggers: the requests that count, the bad ones among them, and the limit."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from decisions.evidence.attribution import is_excused
 ERRORS_IN_SHADOW = Trigger(
     name="errors-in-shadow", metric="error_ratio", threshold=0.01, min_requests=1, action="manual"
 )
-"""Errors where the active version answers count also where a policy has no trigger for them."""
+"""Default trigger of shadows for errors."""
 EMPTY_IN_SHADOW = Trigger(name="empty-in-shadow", metric="empty_ratio", threshold=0.5, min_requests=1, action="manual")
-"""Without a trigger for empty answers, a candidate most of whose answers are empty fails all the same."""
+"""Default trigger of shadows for empty answers."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A request as a trigger sees it.
+    """The result of a request for a trigger.
 
     Attributes:
-        at: When the request arrived.
-        ended_at: When it ended; it counts in the window of that time.
-        drill: The drill that touched it.
-        caller: A pseudonym of the key that was presented; empty if unknown.
-        holder: The team of its caller's key, or that key; empty if unknown.
+        at: Arrival of the request.
+        ended_at: End of the request; determines its block and window.
+        drill: Id of the drill that affected it.
+        caller: Pseudonym of the API key; empty if unknown.
+        holder: Pseudonym of the key's team, or of the key; empty if unknown.
     """
 
     bad: bool
@@ -39,14 +39,14 @@ class Outcome:
 
 
 def limit_of(trigger: Trigger) -> float:
-    """Return the ratio of bad requests that a trigger allows (the p0 of its test)."""
+    """Return the permitted share of bad requests."""
     if trigger.rule.limits == "figure":
         return trigger.allowed_ratio
     return 1.0 - trigger.threshold if trigger.rule.limits == "good_share" else min(trigger.threshold, 1.0)
 
 
 def kind_of(trigger: Trigger) -> AlertKind:
-    """Return the kind of alert that a trigger raises."""
+    """Return the kind of a trigger's alerts."""
     return trigger.rule.kind
 
 
@@ -56,17 +56,17 @@ def find_trigger(triggers: Iterable[Trigger], metric: TriggerMetric) -> Trigger 
 
 
 def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
-    """Return the triggers that watch request by request: without distances, and those that nothing can exceed."""
+    """Return the triggers that observe single requests, without those that nothing can exceed."""
     return tuple(trigger for trigger in triggers if trigger.rule.limits != "distance" and limit_of(trigger) < 1.0)
 
 
 def can_judge(trigger: Trigger | None) -> bool:
-    """Return whether a shadow can show a trigger's metric: errors and answers, of each request."""
+    """Return whether a shadow can judge a trigger: errors and quality of single requests."""
     return trigger is not None and bool(sequential([trigger])) and kind_of(trigger) in ("errors", "quality")
 
 
 def triggers_of_shadow(declared: Iterable[Trigger]) -> tuple[Trigger, ...]:
-    """Return the triggers by which a shadow is judged: the policy's, and own ones that it lacks."""
+    """Return the triggers of a shadow: the policy's, and default ones for metrics that it lacks."""
     watching = sequential(declared)
     metrics = {trigger.metric for trigger in watching}
     own = (trigger for trigger in (ERRORS_IN_SHADOW, EMPTY_IN_SHADOW) if trigger.metric not in metrics)
@@ -74,18 +74,17 @@ def triggers_of_shadow(declared: Iterable[Trigger]) -> tuple[Trigger, ...]:
 
 
 def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool | None:
-    """Return whether a request is bad for a trigger; None where it is neither good nor bad.
+    """Return whether a request is bad for a trigger; None if it does not count.
 
-    A failure by caller, gateway or infrastructure is no evidence (`attribution`), nor is a metric that the
-    caller's parameters force, except for metrics that a drill worsens on purpose.
-    The latency of a request that failed through the target, or that was given up before the first token, is only known
-    to be at least as long as it was waited for; so is the time to the first token of an answer that ended without any
-    text. An answer that ended at a limit is not too short.
+    Failures of caller, gateway or infrastructure do not count (`attribution`), nor do metrics that the request's
+    parameters force, unless a drill worsens them. The latency of a request that the target failed, or that was
+    cancelled before its first token, has only a lower bound, the time waited; so has the time to first token of an
+    answer without text. An answer that ended at a limit is not too short.
 
     Args:
-        trigger: the trigger.
-        record: the request.
-        declared: all triggers of its policy; the SLOs among them decide about `goodput_ratio`.
+        trigger: The trigger.
+        record: The request.
+        declared: All triggers of the policy; the SLOs among them determine `goodput_ratio`.
     """
     cancelled = record.finish_reason == CANCELLED
     excused = not record.is_evidence or (is_excused(record) and not cancelled)
@@ -99,22 +98,22 @@ def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = (
 
 
 def is_hidden(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool:
-    """Return whether it is for its caller's parameters alone that a request is neither good nor bad for a trigger."""
+    """Return whether a request does not count for a trigger only because its parameters force the metric."""
     if observe(trigger, record, declared) is not None:
         return False
     return observe(trigger, record.model_copy(update={"forced_metrics": ()}), declared) is not None
 
 
 def ended_at(record: Inference) -> datetime:
-    """Return a record's event time: when its request ended, so that a slow request is not a late one.
+    """Return the event time of a record: the earliest possible end of its request.
 
-    Its times leave out a wait before it was sent for which its target is not responsible, so it is the earliest time.
+    The record's times exclude waits before sending for which the target is not responsible.
     """
     return max(record.sent_at, record.scheduled_at + timedelta(milliseconds=record.e2e_ms))
 
 
 def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequence[Trigger] = ()) -> list[Outcome]:
-    """Return a trigger's observations of records; records that are neither good nor bad are left out."""
+    """Return the outcomes of the records that count for a trigger."""
     observed = ((record, observe(trigger, record, declared)) for record in records)
     return [
         Outcome(
@@ -131,9 +130,9 @@ def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequen
 
 
 def _of_all(slos: Sequence[bool | None], record: Inference) -> bool | None:
-    """Return whether a request failed or missed an SLO; None if nothing is known of any.
+    """Return whether a request failed or missed an SLO; None if unknown.
 
-    A caller that leaves measures less: its request counts if it missed an SLO before, and is never good.
+    A cancelled request counts as bad if it had missed an SLO before, and never as good.
     """
     if not slos or (record.finish_reason != CANCELLED and record.error is not None):
         return True if slos else None
@@ -144,5 +143,5 @@ def _of_all(slos: Sequence[bool | None], record: Inference) -> bool | None:
 
 
 def is_empty(record: Inference) -> bool:
-    """Return whether an answer held no text though the caller's own parameters allowed for some."""
+    """Return whether an answer is empty and the request's parameters do not force that."""
     return record.features is not None and record.features.empty and "empty_ratio" not in record.forced_metrics

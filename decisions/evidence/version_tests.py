@@ -1,4 +1,4 @@
-"""Whether a candidate passes and a suspended version is guilty, each with a declared probability of error.
+"""Tests of candidates and of suspended versions, each with a declared probability of error.
 
 All are e-processes of `decisions.evidence.block_tests` for the mean of a figure between 0 and 1:
 
@@ -32,84 +32,83 @@ from decisions.evidence.block_tests import (
 )
 
 FEW_CALLERS: Final = 3
-"""From so many callers on, what those without the heaviest one show counts, too."""
+"""Number of callers from which on the evidence without the heaviest one counts, too."""
 MOST_OF_KEY: Final = 6
-"""So many pairs that differ count of one key: less than half of what confirms."""
+"""Maximum counted differing pairs of a key: less than half of those that confirm."""
 LEAST_PAIRS: Final = 50
-"""So many pairs without a third caller show that there are fewer; then all of their pairs count."""
+"""Number of pairs without a third caller from which on all pairs of a key count."""
 FADING_BLOCKS: Final = 900
-"""In so many blocks, half an hour, evidence about a suspended version fades to its square root, and caps to half."""
+"""Blocks (half an hour) in which evidence about a suspended version fades to its square root, and caps to half."""
 MOST_KEYS: Final = 64
-"""Keys that are counted one by one; above it those with fewest pairs are forgotten."""
+"""Maximum number of counted keys; those with fewest requests are dropped."""
 MOST_BLOCKS: Final = 10_000_000
 BEGINS: Final = math.log(0.5 / LEARNED)
-"""The logarithm of the weight with which evidence against a candidate begins anew with each block."""
+"""Logarithm of the weight of the e-process that begins with each block."""
 
 CandidateVerdict = Literal["pass", "fail", "load", "undecided"]
 JudgementVerdict = Literal["confirmed", "cleared", "undecided"]
 
 
 class ShareTest(Contract):
-    """An e-process: the logarithms of its products by stake. Its value now counts: what was shown once, time undoes."""
+    """An e-process: logarithms of its products by stake. Only its present value counts."""
 
     logs: tuple[float, ...] = (0.0,) * STAKES
 
     @property
     def log_e(self) -> float:
-        """The logarithm of the e-value."""
+        """Return the logarithm of the e-value."""
         top = max(self.logs)
         return top + math.log(math.fsum(math.exp(log - top) for log in self.logs) / STAKES)
 
     def crossed(self, alpha: float) -> bool:
-        """Return whether the null hypothesis is rejected at a level."""
+        """Return whether the null hypothesis is rejected at level `alpha`."""
         return self.log_e >= -math.log(alpha)
 
 
 AGAINST: Final = ShareTest(logs=(math.log(0.5),) * STAKES)
-"""Evidence against a candidate at its begin: the other half of the weight is that of later begins."""
+"""Initial evidence against a candidate; the other half of the weight is for later begins."""
 
 
 def observe_share(test: ShareTest, limit: float, share: float) -> ShareTest:
-    """Return a test after one figure between 0 and 1, whose mean is at most the limit under the null hypothesis."""
+    """Return a test after a figure between 0 and 1; under the null hypothesis its mean is at most the limit."""
     stakes = plan_stakes(limit)
     logs = tuple(log + math.log(factor(stake, share, limit)) for stake, log in zip(stakes, test.logs, strict=True))
     return ShareTest(logs=logs)
 
 
 def observe_change(test: ShareTest, limit: float, share: float) -> ShareTest:
-    """Return a test after one figure, as `observe_share`, that detects a change after good figures quickly.
+    """Return a test after a figure, as `observe_share`, that quickly detects a change after good figures.
 
-    The evidence is the mean of e-processes that begin with each block: half of the weight is on the first one, and half
-    on those of an hour. So its level is the declared one in that hour, and half of it more in each further hour.
+    The evidence is the mean of e-processes that begin with each block, with half of the weight on the first one, and
+    half on those of an hour. Its level is the declared one in that hour, plus half of it in each further hour.
     """
     logs = tuple(max(log, BEGINS) + math.log1p(math.exp(-abs(log - BEGINS))) for log in test.logs)
     return observe_share(ShareTest(logs=logs), limit, share)
 
 
 def fade(test: ShareTest, blocks: int = 1) -> ShareTest:
-    """Return a test some blocks later: evidence for a version fades as that against it does.
+    """Return a test `blocks` later: evidence for and against a version fades.
 
-    Its level holds for some hours, as simulated: 9 of 12,000 equal versions crossed 0.001 in six.
+    The level holds for some hours by simulation: 9 of 12,000 equal versions crossed 0.001 in six hours.
     """
     kept = 0.5 ** (blocks / FADING_BLOCKS)
     return ShareTest(logs=tuple(log * kept for log in test.logs))
 
 
 def _least_bad(limit: float) -> float:
-    """Return the share that a version must be shown to stay below: twice the limit, and below 1."""
+    """Return the share of a bad version: twice the limit, and below 1."""
     return min(2.0 * limit, (1.0 + limit) / 2.0, 1.0 - SMALLEST_LIMIT)
 
 
 class CandidateTest(Contract):
-    """The evidence of blocks about a candidate; `active` is of the active version in them.
+    """The evidence of blocks about a candidate; `active` tests the active version in the same blocks.
 
-    Evidence for passing adds up over the shadow and all steps; that against it begins anew with each of them, and with
-    each block.
+    Evidence for passing accumulates over the shadow and all steps; evidence against is reset with each of them.
 
     Attributes:
-        open: The block that does not hold enough requests yet to speak against it: few bad ones in a row are no proof.
-        beside: The active version's requests of the blocks of both, since the candidate's traffic came or came back.
-        back_s: When it last came back; 0 if it was not away.
+        open: Joined blocks with too few requests for evidence against the candidate.
+        beside: The active version's requests in blocks with the candidate, since its traffic began or returned.
+        back_s: Last return of the candidate's traffic; 0 if it was not away.
     """
 
     open: Block = Block()
@@ -122,9 +121,9 @@ class CandidateTest(Contract):
     back_s: Count = 0
 
     def begun_again(self, back_s: int) -> "CandidateTest":
-        """Return it at the time when the candidate's traffic is back: both have to be beyond the limit once more.
+        """Return the test at the return of the candidate's traffic: both tests against the limit are reset.
 
-        What the active version showed without it stays, and so does whether it is worse.
+        The evidence of `alone` and `worse` stays.
         """
         update = {"open": Block(), "beyond": AGAINST, "active": AGAINST, "beside": Block(), "back_s": back_s}
         return self.model_copy(update=update)
@@ -133,14 +132,14 @@ class CandidateTest(Contract):
 def observe_candidate(
     test: CandidateTest, limit: float, candidate: Block, active: Block, *, least: int = LEAST_REQUESTS
 ) -> CandidateTest:
-    """Return the test after one block of both versions; a block without requests of the candidate changes nothing.
+    """Return the test after a block of both versions; blocks without requests of the candidate are ignored.
 
     Args:
         test: The test so far.
-        limit: The share of bad requests that is allowed.
-        candidate: The candidate's requests of the block.
-        active: The active version's.
-        least: So many of the candidate's first requests are judged together, so that a cold start is outweighed.
+        limit: Permitted share of bad requests.
+        candidate: The candidate's block.
+        active: The active version's block.
+        least: Number of first requests of the candidate that are judged together, to outweigh a cold start.
     """
     limit = max(limit, SMALLEST_LIMIT)
     share, beside = candidate.share, active.share
@@ -164,14 +163,14 @@ def observe_candidate(
 
 
 def observe_alone(test: CandidateTest, limit: float, active: Block) -> CandidateTest:
-    """Return the test after one block of the active version without traffic for the candidate.
+    """Return the test after a block of the active version without traffic for the candidate.
 
-    Under the null hypothesis it is bad in half as many requests as beside the candidate, or more than the limit.
+    Under the null hypothesis its share of bad requests is at least half of that beside the candidate, or the limit.
 
     Args:
         test: The test so far.
-        limit: The share of bad requests that is allowed.
-        active: The active version's requests of the block.
+        limit: Permitted share of bad requests.
+        active: The active version's block.
     """
     bound = min(max(limit, SMALLEST_LIMIT, (test.beside.share or 0.0) / 2.0), 1.0 - SMALLEST_LIMIT)
     if active.share is None:
@@ -180,7 +179,7 @@ def observe_alone(test: CandidateTest, limit: float, active: Block) -> Candidate
 
 
 def count_blocks_to_pass(test: CandidateTest, limit: float, beta: float) -> int:
-    """Return how many more blocks without a bad request it takes to pass."""
+    """Return the number of further blocks without bad requests needed to pass."""
     bound = 1.0 - _least_bad(max(limit, SMALLEST_LIMIT))
     growths = [math.log(factor(stake, 1.0, bound)) for stake in plan_stakes(bound)]
 
@@ -196,16 +195,16 @@ def decide_candidate(
 ) -> CandidateVerdict:
     """Return the verdict: a good candidate fails with probability 2 `alpha` at most, a bad one passes with `beta`.
 
-    Bad: a share of twice the limit. `load`: both versions are beyond the limit, and nothing shows that the active one
-    recovers without the candidate, so that machine or load may be at fault. From
-    `FEW_CALLERS` on, passing needs both counts; failing needs everyone's, unless the others' passes.
+    A bad candidate has twice the limit. `load`: both versions are beyond the limit, and the active one did not recover
+    without the candidate, so that machine or load may be at fault. From `FEW_CALLERS` on, passing requires both counts;
+    failing requires `everyone`, unless `others` passes.
 
     Args:
-        everyone: Of all requests.
-        others: Without those of the caller with most requests, as known before each block.
-        callers: How many callers the candidate had.
+        everyone: Evidence of all requests.
+        others: Evidence without the caller with most requests.
+        callers: Number of the candidate's callers.
         alpha: Level of each test against the candidate.
-        beta: Level of the test that it must pass.
+        beta: Level of the test that the candidate must pass.
     """
     verdict, rest = _decide(everyone, alpha, beta), _decide(others, alpha, beta)
     return verdict if callers < FEW_CALLERS or (rest == "pass") == (verdict == "pass") else "undecided"
@@ -222,7 +221,7 @@ def _decide(test: CandidateTest, alpha: float, beta: float) -> CandidateVerdict:
 
 @dataclass(frozen=True)
 class Pair:
-    """A request sent to a suspended version and its replacement: its key, and which of the two answered badly."""
+    """A request to a suspended version and its replacement; `target` and `other`: whether each answer was bad."""
 
     key: str
     target: bool
@@ -233,9 +232,10 @@ class Judgement(Contract):
     """The evidence of pairs about a suspended version.
 
     Attributes:
-        pairs: Of the pairs that differ, whether the target is the bad one; `uncapped` with all pairs of each key.
-        passing: Of all pairs, in blocks; `passing_others` without those of the key with most.
-        asked, differing: Pairs by key, and the counted ones that differ, which fade as the evidence does.
+        pairs: Test of differing pairs; `uncapped` includes all pairs of each key.
+        passing: Test of all pairs in blocks; `passing_others` excludes the key with most pairs.
+        asked: Pairs by key.
+        differing: Counted differing pairs by key, fading like the evidence.
     """
 
     pairs: ShareTest = ShareTest()
@@ -247,10 +247,9 @@ class Judgement(Contract):
 
 
 def observe_pairs(state: Judgement, limit: float, pairs: Iterable[Pair], *, blocks: int = 1) -> Judgement:
-    """Return the judgement after a block of pairs, which may be empty: time fades the evidence.
+    """Return the judgement after a block of pairs, `blocks` after the last observed one; evidence fades meanwhile.
 
-    `blocks`: so many passed since the last one that was observed; those between were empty. Whether a pair counts is
-    known before its outcome: a key that is full is left out with the good and the bad ones.
+    Whether a pair counts is known before its outcome: pairs of a key beyond the cap are left out, good or bad.
     """
     test, uncapped = fade(state.pairs, blocks), fade(state.uncapped, blocks)
     asked = dict(state.asked)
@@ -286,7 +285,7 @@ def _observe_good(test: ShareTest, limit: float, block: Block) -> ShareTest:
 
 
 def decide_judgement(state: Judgement, *, alpha: float, beta: float) -> JudgementVerdict:
-    """Return the verdict: `alpha` bounds that a version no worse is confirmed, `beta` that a bad one is cleared."""
+    """Return the verdict: a version no worse is confirmed with probability `alpha`, a bad one cleared with `beta`."""
     is_of_few = len(state.asked) < FEW_CALLERS and sum(state.asked.values()) >= LEAST_PAIRS
     if state.pairs.crossed(alpha) or (is_of_few and state.uncapped.crossed(alpha)):
         return "confirmed"

@@ -1,8 +1,7 @@
-"""The conversation of a request of the OpenAI API: messages, items of the responses API, and their parts.
+"""Checks of a request's conversation: messages, items of the responses API, and their parts.
 
-The engine tries each item of the responses API against some thirty forms, on the loop that serves every request, and
-reports how it misses each of them: what fits none is refused here, at the first one. Standard library only, as
-`decisions.openai.requests`.
+The engine validates each item against about thirty forms on the event loop that serves all requests: unknown items are
+refused before. Standard library only, as `decisions.openai.requests`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,14 +20,14 @@ _ITEMS: Final[Mapping[str, tuple[str, ...]]] = {
     "function_call_output": ("call_id",),
     "reasoning": (),
 }
-"""The types of an item of the responses API, with the texts that it must have."""
+"""Types of items of the responses API with their required text fields."""
 _LISTS: Final = frozenset({"content", "output", "summary"})
-"""What an item may hold that is not a text."""
+"""Fields of an item that may be lists."""
 _STATES: Final = frozenset({"completed", "in_progress", "incomplete"})
 
 
 def check_conversation(kind: str, body: Mapping[str, Any], limits: CostLimits) -> Refusal | None:
-    """Return why the messages or input of a body are refused; None if the engine may have them."""
+    """Return why the messages or input of a body are refused; None if they are accepted."""
     items = sum(len(body[name]) for name in ("messages", "input") if isinstance(body.get(name), list))
     if kind == "embeddings":
         return None  # its inputs have a limit of their own
@@ -48,7 +47,7 @@ def check_conversation(kind: str, body: Mapping[str, Any], limits: CostLimits) -
 
 
 def _check_item(item: Any) -> Refusal | None:
-    """Refuse an item of the responses API that the engine cannot read."""
+    """Refuse an invalid item of the responses API."""
     kind = item.get("type", "message") if isinstance(item, dict) else None
     if not isinstance(kind, str) or kind not in _ITEMS:
         message = f"input has an item of type {str(kind)[:80]}; there are {', '.join(sorted(_ITEMS))}."
@@ -70,7 +69,7 @@ def _check_item(item: Any) -> Refusal | None:
 
 
 def _content_parts(body: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the parts of the messages of a body that are objects, each with the name of its list."""
+    """Yield field name and object of each message part of a body."""
     for name in ("messages", "input"):
         messages = body.get(name)
         for message in messages if isinstance(messages, list) else ():

@@ -1,7 +1,4 @@
-"""The fields of the OpenAI API that an engine gets, and those that no caller may use, each with its reason.
-
-A table of vLLM's own API: a test compares it with the installed engine, so that each new field is judged.
-"""
+"""Permitted and refused fields of the OpenAI API, with reasons. A test compares them with the installed vLLM."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -130,7 +127,7 @@ ALLOWED_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "detokenize": frozenset({"model", "tokens"}),
 }
-"""The fields that an engine gets, by kind of request; every other one is refused by name."""
+"""Permitted fields by kind of request; others are refused."""
 
 REFUSED_FIELDS: Final[Mapping[str, str]] = {
     "add_generation_prompt": "this path takes no conversation",
@@ -167,10 +164,7 @@ REFUSED_FIELDS: Final[Mapping[str, str]] = {
     "vllm_xargs": "its values reach plug-ins of the engine unchecked",
     "watermarking": "it belongs to the settings of a version",
 }
-"""Fields that the engine knows and no caller may use where they are not allowed, and why.
-
-`null` and `false` count as absent.
-"""
+"""Reasons for the refusal of fields that the engine knows; `null` and `false` count as absent."""
 
 INTEGERS: Final = frozenset(
     {
@@ -189,10 +183,10 @@ INTEGERS: Final = frozenset(
         "truncate_prompt_tokens",
     }
 )
-"""Fields that must be integers: the engine would read "16" and 16.0 as 16, past every limit that is counted here."""
+"""Fields that must be integers: the engine would accept "16" and 16.0, which limits here do not count."""
 
 RESPONSES_INCLUDE: Final = frozenset({"message.output_text.logprobs"})
-"""What `include` of the responses API may name: the engine ignores the others."""
+"""Permitted values of `include`; the engine ignores others."""
 
 NUMBERS: Final = frozenset(
     {"frequency_penalty", "min_p", "presence_penalty", "repetition_penalty", "temperature", "top_p"}
@@ -216,13 +210,13 @@ FLAGS: Final = frozenset(
         "stream",
     }
 )
-"""Fields that must be numbers, or true or false: the engine would read "2" as 2, past what is judged here."""
+"""Fields that must be numbers, or booleans: the engine would accept "2"."""
 
 STRUCTURES: Final = frozenset({"choice", "json", "json_object"})
-"""What `structured_outputs` may hold: expressions and grammars are compiled without a time limit."""
+"""Permitted keys of `structured_outputs`; expressions and grammars are compiled without a time limit."""
 
 RESPONSE_FORMATS: Final = frozenset({"json_object", "json_schema", "text"})
-"""The types of `response_format`, and of `text.format` of the responses API."""
+"""Permitted types of `response_format` and `text.format`."""
 
 WITHOUT_EFFECT: Final[Mapping[str, tuple[Any, ...]]] = {
     "audio": (),
@@ -235,10 +229,10 @@ WITHOUT_EFFECT: Final[Mapping[str, tuple[Any, ...]]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-"""Fields of OpenAI's that the engine does not know, with the values that ask for nothing."""
+"""OpenAI's fields that the engine does not know, with their permitted neutral values."""
 
 FOR_THE_CALLER: Final = frozenset({"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"})
-"""Fields for the caller's own records, without influence on the answer."""
+"""Fields for the caller's records, without influence on the answer."""
 
 _OF_A_REQUEST: Final = frozenset(
     {
@@ -275,7 +269,7 @@ _OF_THE_TOKENIZER: Final = frozenset(
     }
 )
 GIVEN_VARIABLES: Final = _OF_A_REQUEST | _OF_THE_TOKENIZER
-"""What the engine, its tokenizer or a request gives a chat template: neither a setting nor a variable of a request may.
+"""Variables of chat templates that the engine, its tokenizer or request fields set: refused elsewhere.
 
-A test asks the engine.
+A test compares them with the engine.
 """

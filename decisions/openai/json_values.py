@@ -1,15 +1,12 @@
-"""How many values a JSON text has, counted before it is parsed, since each costs its parser about a microsecond.
-
-Standard library only: the backends count, too, in the engine's environment.
-"""
+"""Limit of the number of values in a JSON text, counted before parsing. Standard library only (backends use it)."""
 
 import re
 from typing import Final
 
 MAX_VALUES: Final = 65_536
-"""Most values of a body; an empty list or object counts as two. It limits how long one body delays everything else."""
+"""Maximum values of a body (about 1 µs each to parse); an empty list or object counts as two."""
 MAX_OTHER_VALUES: Final = 16_384
-"""Most of them that are no number in a list. Only lists of token ids need more: 90 tools of 2 kB have about 9,000."""
+"""Maximum values besides numbers in lists; 90 tools of 2 kB have about 9,000."""
 _STRUCTURE: Final = b",[{"
 _NUMERIC: Final = b"+-.0123456789Ee \t\n\r"
 _COMMAS: Final = re.compile(rb",{2,}")
@@ -17,13 +14,12 @@ _PORTION_BYTES: Final = 2**16
 
 
 def find_excess_values(raw: bytes) -> str | None:
-    """Return why a JSON text has too many values, as a sentence; None if it has not.
+    """Return a sentence on why a JSON text has too many values; None if it has not.
 
-    Every value is the first of the body, follows a comma, or is the first in its list or object. Commas and opening
-    brackets outside strings are correct up to the first syntax error, where a parser ends. They are counted in
-    portions, and no more of them than shows that there are too many.
+    Every value is the first of the body, follows a comma, or is the first in its list or object. So commas and opening
+    brackets outside strings are counted, in portions, up to the limit.
     """
-    if _count_structure(raw) < MAX_OTHER_VALUES:  # this count includes strings; most bodies are below the limit even so
+    if _count_structure(raw) < MAX_OTHER_VALUES:  # with those in strings; most bodies are below the limit
         return None
     count, others, in_string, rest = 1, 1, 0, b""
     for start in range(0, len(raw), _PORTION_BYTES):

@@ -1,4 +1,4 @@
-"""Limits of the cost of an OpenAI request, counted before the engine sees it.
+"""Cost limits of OpenAI requests.
 
 Standard library only, as `decisions.openai.requests`.
 """
@@ -13,20 +13,19 @@ class CostLimits:
     """The cost limits of one request.
 
     Attributes:
-        sequences: answers that are generated at the same time: prompts times `n`.
-        tokens: tokens of all these answers together, by the request's own limit or the context.
-        logprobs: likely tokens reported for each position of an answer.
-        prompt_logprobs: the same for each position of a prompt.
-        schema_bytes: length of a JSON schema, of tools or of a list of choices, as compact JSON.
-        schema_depth: its nesting.
-        whole_answers: answers that may fill the context together, if `tokens` is less: as many as this many requests.
-        inputs: texts of one request that are embedded.
-        input_tokens: tokens of these texts together, and of a text that is tokenized or made from tokens.
-        reported: likely tokens reported of one request: those for each position times its tokens.
-        entries: length of a list or map of parameters: stop sequences, biases, tools, words, token ids.
-        items: messages or items of a conversation, and their parts: the engine validates each on the loop that serves
-            every request.
-        metadata: entries of the caller's own notes, OpenAI's own limit.
+        sequences: Simultaneous answers: prompts times `n`.
+        tokens: Tokens of all answers, by the request's limit or the context.
+        logprobs: Reported likely tokens per position of an answer.
+        prompt_logprobs: The same per position of a prompt.
+        schema_bytes: Length of a JSON schema, tools or choices as compact JSON.
+        schema_depth: Nesting of these.
+        whole_answers: Number of contexts that answers may fill, if `tokens` is less.
+        inputs: Texts to embed.
+        input_tokens: Tokens of these texts, and of a text to tokenize or detokenize.
+        reported: Reported likely tokens of a request: per position times tokens.
+        entries: Length of lists and maps of parameters: stop sequences, biases, tools, words, token ids.
+        items: Messages or items of a conversation and their parts; the engine validates them on its event loop.
+        metadata: Entries of `metadata` (OpenAI's limit).
     """
 
     sequences: int = 32
@@ -50,9 +49,9 @@ class Refusal:
 
     Attributes:
         status: HTTP status, 400, 404 or 405.
-        code: stable, for programs.
-        message: what was refused, the value, the limit, and what to do.
-        field: the field of the body, if one is the reason.
+        code: Stable code.
+        message: What was refused, the value, the limit, and advice.
+        field: The refused field of the body.
     """
 
     status: int
@@ -62,13 +61,13 @@ class Refusal:
 
 
 def check_cost(kind: str, body: Mapping[str, Any], context_tokens: int, limits: CostLimits) -> Refusal | None:
-    """Return why a body asks for too much; None if it does not.
+    """Return why a body exceeds a limit; None if it does not.
 
     Args:
-        kind: of the request, one of the values of `PATHS`.
-        body: the JSON object.
-        context_tokens: tokens that a prompt and its answer may have together.
-        limits: what a request may cost.
+        kind: Kind of the request, a value of `PATHS`.
+        body: The JSON object.
+        context_tokens: Maximum tokens of prompt and answer together.
+        limits: The cost limits.
     """
     most = limits.prompt_logprobs if body.get("echo") else limits.logprobs  # echo reports them for the prompt, too
     for name in ("logprobs", "top_logprobs"):
@@ -96,10 +95,10 @@ def check_cost(kind: str, body: Mapping[str, Any], context_tokens: int, limits: 
 
 
 def most_tokens(kind: str, body: Mapping[str, Any], body_bytes: int, context_tokens: int) -> tuple[int, int]:
-    """Return the tokens that the prompts and the answers of a checked request may have at most.
+    """Return upper bounds of the prompt and the answer tokens of a checked request.
 
-    A prompt has at most a token for each byte of the body, unless the chat template adds more. Nothing is generated for
-    requests that only count or convert tokens.
+    A prompt has at most one token per byte of the body, without the chat template. Requests that count or convert
+    tokens generate none.
     """
     if kind not in {"chat", "completion", "responses"}:
         return (body_bytes if kind == "embeddings" else 0), 0
@@ -112,7 +111,7 @@ def most_tokens(kind: str, body: Mapping[str, Any], body_bytes: int, context_tok
 
 
 def _check_reported(body: Mapping[str, Any], tokens: int, limits: CostLimits) -> Refusal | None:
-    """Refuse more log-probabilities than one answer may carry."""
+    """Refuse too many log-probabilities."""
     for name in ("logprobs", "top_logprobs"):
         reported = tokens * (_integer(body.get(name)) or 0)
         if reported > limits.reported:
@@ -128,7 +127,7 @@ _INPUTS: Final = {"embeddings": "input", "tokenize": "prompt", "detokenize": "to
 
 
 def _check_inputs(kind: str, body: Mapping[str, Any], context_tokens: int, limits: CostLimits) -> Refusal | None:
-    """Refuse more texts or tokens than one request may have that generates none."""
+    """Refuse too many texts or tokens in a request that generates none."""
     name = "messages" if kind == "tokenize" and "messages" in body else _INPUTS[kind]
     value = body.get(name)
     inputs: list[Any] = [value]
@@ -146,14 +145,14 @@ def _check_inputs(kind: str, body: Mapping[str, Any], context_tokens: int, limit
 
 
 def _estimate_tokens(value: Any, enough: int) -> int:
-    """Return the tokens of a list of token ids, or about those of a text: one for two characters."""
+    """Return the number of token ids in a list, or half the number of characters of a text."""
     if isinstance(value, list) and all(isinstance(item, int) for item in value):
         return len(value)
     return measure(value, 2 * enough)[0] // 2
 
 
 def _count_prompts(kind: str, body: Mapping[str, Any]) -> int:
-    """Return the prompts of a request: a list of texts, or of lists of token ids, holds several."""
+    """Return the number of prompts: a list of texts, or of lists of token ids, has several."""
     prompt = body.get("prompt") if kind == "completion" else None
     if not isinstance(prompt, list) or not prompt or all(isinstance(token, int) for token in prompt):
         return 1
@@ -178,7 +177,7 @@ def _integer(value: Any) -> int | None:
 
 
 def measure(value: Any, enough: int) -> tuple[int, int]:
-    """Return the approximate length of a JSON value, in characters, and its depth; stop above `enough` characters."""
+    """Return the approximate length in characters and the depth of a JSON value; stop above `enough` characters."""
     length, deepest = 0, 0
     stack = [(value, 0)]
     while stack and length <= enough:

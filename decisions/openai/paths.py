@@ -1,7 +1,4 @@
-"""The paths of the OpenAI API that an engine gets, and those that no caller may use, each with its reason.
-
-A table of vLLM's own API: a test compares it with the installed engine, so that each new path is judged.
-"""
+"""Permitted and refused paths of the OpenAI API, with reasons. A test compares them with the installed vLLM."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -14,7 +11,7 @@ PATHS: Final[Mapping[str, str]] = {
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
 }
-"""The paths that a caller may use, with POST, and the kind of request that each takes."""
+"""Kind of request by permitted path; the method is POST."""
 
 REFUSED_PATHS: Final[Mapping[str, str]] = {
     "/abort_requests": "aborts the requests of other callers",
@@ -89,7 +86,4 @@ REFUSED_PATHS: Final[Mapping[str, str]] = {
     "/weight_checker": "operates the engine",
     "/weight_info": "describes the machines",
 }
-"""The other paths of the engine's application, and why no caller reaches them.
-
-Those of its development mode, its profiler, and models of other kinds are among them.
-"""
+"""Reasons for the refusal of the engine's other paths, including development mode, profiler and other models."""

@@ -1,7 +1,7 @@
-"""The requests of the OpenAI API that reach an engine: paths, fields of bodies, and cost limits.
+"""Checks of requests of the OpenAI API: paths, fields, and cost limits.
 
-Gateway and backend judge with the same code: this module and those that it uses need the standard library only, and are
-copied next to the backend, which runs in the engine's environment.
+Gateway and backend share this code: it is copied next to the backend into the engine's environment, and imports the
+standard library only.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from decisions.openai.paths import PATHS
 
 
 def check_path(method: str, path: str) -> Refusal | None:
-    """Return why no request of this method and path reaches an engine; None if it does."""
+    """Return why a method and path are refused; None if they are accepted."""
     if path not in PATHS:
         return Refusal(404, "unknown_url", f"{path} does not exist here; there are {', '.join(PATHS)}.")
     if method != "POST":
@@ -35,13 +35,13 @@ def check_path(method: str, path: str) -> Refusal | None:
 
 
 def check_body(path: str, body: Mapping[str, Any], context_tokens: int, limits: CostLimits) -> Refusal | None:
-    """Return why a body is refused; None if the engine may have it.
+    """Return why a body is refused; None if it is accepted.
 
     Args:
-        path: one of `PATHS`.
-        body: the JSON object.
-        context_tokens: tokens that a prompt and its answer may have together.
-        limits: what a request may cost.
+        path: A key of `PATHS`.
+        body: The JSON object.
+        context_tokens: Maximum tokens of prompt and answer together.
+        limits: The cost limits.
     """
     kind = PATHS[path]
     return (
@@ -83,11 +83,11 @@ _TYPES: Final = (
     (FLAGS, {bool}, "true or false"),
     (frozenset({"logprobs"}), {bool, int}, "true, false or an integer"),
 )
-"""Names of fields, the types that their values may have, and those in words."""
+"""Names of fields, permitted types, and their description."""
 
 
 def _check_values(body: Mapping[str, Any]) -> Refusal | None:
-    """Refuse values that the engine reads as others, or fails on: another type, too large an integer, surrogates."""
+    """Refuse wrong types, too large integers and surrogates, which the engine would convert or fail on."""
     for names, types, words in _TYPES:
         for name in names & body.keys():
             if body[name] is not None and type(body[name]) not in types:
@@ -100,7 +100,7 @@ def _check_values(body: Mapping[str, Any]) -> Refusal | None:
 
 
 def _check_scalars(name: str, value: Any, limit: int) -> Refusal | None:
-    """Refuse a lone surrogate or an integer of more than `limit` anywhere in a value."""
+    """Refuse lone surrogates and integers beyond `limit` anywhere in a value."""
     stack = [value]
     while stack:
         item = stack.pop()
@@ -127,7 +127,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _check_variables(variables: Any) -> Refusal | None:
-    """Refuse variables of the chat template that the engine or another field of the request sets."""
+    """Refuse chat template variables that the engine or other fields set."""
     given = sorted(GIVEN_VARIABLES & variables.keys()) if isinstance(variables, dict) else ()
     if not given:
         return None
@@ -136,7 +136,7 @@ def _check_variables(variables: Any) -> Refusal | None:
 
 
 def _check_metadata(metadata: Any, limits: CostLimits) -> Refusal | None:
-    """Refuse what OpenAI refuses of the caller's own notes: more than a few, and values that are no texts."""
+    """Refuse too many entries, and values other than texts, as OpenAI does."""
     if metadata is None:
         return None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -148,7 +148,7 @@ def _check_metadata(metadata: Any, limits: CostLimits) -> Refusal | None:
 
 
 def _check_structures(body: Mapping[str, Any]) -> Refusal | None:
-    """Refuse tools other than functions, and structures of an answer other than JSON schemas and choices."""
+    """Refuse tools other than functions, and answer structures other than JSON schemas and choices."""
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
@@ -209,7 +209,7 @@ def _check_lists(body: Mapping[str, Any], limits: CostLimits) -> Refusal | None:
 
 
 def _check_schema(name: str, value: Any, limits: CostLimits) -> Refusal | None:
-    """Refuse a schema or grammar that is too long or too deep to be compiled; `value` is any JSON value."""
+    """Refuse a schema or grammar that is too long or too deep; `value` is any JSON value."""
     length, depth = measure(value, limits.schema_bytes)
     if length > limits.schema_bytes:
         message = f"{name} has more than {limits.schema_bytes} characters; that is the limit for schemas and grammars."

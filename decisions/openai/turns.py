@@ -1,7 +1,4 @@
-"""Whose turn it is: callers in turns, however much one of them asks for. Pure.
-
-Standard library only: the backends use it, too, in the engine's environment.
-"""
+"""A fair queue by caller. Pure; standard library only (backends use it)."""
 
 from collections import deque
 from typing import Generic, TypeVar
@@ -10,22 +7,22 @@ T = TypeVar("T")
 
 
 class Turns(Generic[T]):
-    """A fair queue by caller: an item waits for at most one turn of each other caller."""
+    """A round-robin queue: the first item of a caller waits for at most one turn of each other caller."""
 
     def __init__(self) -> None:
-        """Begin with nothing that waits."""
-        self._waiting: dict[str, deque[T]] = {}  # who had its turn longest ago first
+        """Create an empty queue."""
+        self._waiting: dict[str, deque[T]] = {}  # the caller with the least recent turn first
 
     def add(self, holder: str, item: T) -> None:
-        """Let an item wait for a turn of its caller, after those that it asked for before."""
+        """Append an item to its caller's queue."""
         self._waiting.setdefault(holder, deque()).append(item)
 
     def count(self, holder: str) -> int:
-        """Return how many items of a caller wait."""
+        """Return the number of a caller's waiting items."""
         return len(self._waiting.get(holder, ()))
 
     def take(self) -> T | None:
-        """Remove and return the next item: the first of the caller whose turn was longest ago. None if none waits."""
+        """Remove and return the first item of the caller with the least recent turn; None if the queue is empty."""
         holder = next(iter(self._waiting), None)
         if holder is None:
             return None

@@ -1,4 +1,4 @@
-"""Limits of a policy's values: beyond them no release, benchmark or trigger ends."""
+"""Upper limits of a policy's values."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -7,22 +7,22 @@ from typing import Final, NamedTuple
 from contracts.policy import ReleasePolicy
 
 LONGEST_S: Final = 100 * 365 * 86_400
-"""The longest duration that a policy may declare: a hundred years, in seconds."""
+"""Longest duration in a policy: a hundred years, in seconds."""
 MOST_WARMUPS: Final = 1_000
-"""The most warm-up requests of a benchmark, which are sent one after the other."""
+"""Maximum warm-up requests of a benchmark, which are sent sequentially."""
 MOST_REQUESTS: Final = 1_000_000_000
-"""The largest number of requests that anything may wait for."""
+"""Largest number of requests to wait for."""
 LEAST_ALPHA: Final = 1e-100
-"""The least probability of a false alarm: no evidence is computed for less."""
+"""Least `alpha`: e-values are not computed beyond its inverse."""
 LONGEST_LOAD_S: Final = 14_400
-"""The longest load of a benchmark, in seconds."""
+"""Longest load of a benchmark in seconds."""
 
 
 class PolicyProblem(NamedTuple):
     """A problem that makes a policy invalid.
 
     Attributes:
-        field: The path of the invalid field in the policy.
+        field: Path of the invalid field.
         reason: A sentence that begins with the field.
     """
 
@@ -31,10 +31,9 @@ class PolicyProblem(NamedTuple):
 
 
 def find_endless(policy: ReleasePolicy) -> PolicyProblem | None:
-    """Return the first setting of a policy that would make a release run practically without end; None if all are fine.
+    """Return the first value beyond a limit: a duration, number of requests, `alpha`, or benchmark time; None without.
 
-    It is a duration, a number of requests or an `alpha` beyond its limit, or a benchmark that takes too long. A
-    benchmark is for one candidate at a time: one that takes years would keep all others waiting.
+    Benchmarks run one at a time: a long one delays all others.
     """
     for field, seconds in _durations(policy):
         if seconds > LONGEST_S:
@@ -88,5 +87,5 @@ def _least_requests(policy: ReleasePolicy) -> Iterator[tuple[tuple[str | int, ..
 
 
 def _short(number: int) -> str:
-    """Return a number as a short text, also a number that is too large for a float."""
+    """Return a number with at most six digits, also if it is too large for a float."""
     return f"{Decimal(number).normalize():.6g}"

@@ -1,7 +1,6 @@
-"""Problems of a policy beyond its schema: no release can pass, a step never ends, a trigger watches nothing.
+"""Problems of a policy beyond its schema: no release can pass, a step never ends, a trigger observes nothing.
 
-Admission, `slipway policy` and `slipway apply` refuse a policy for the same problems. A policy that was stored or
-frozen before a check existed stays readable.
+Admission, `slipway policy` and `slipway apply` refuse policies with these problems.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from decisions.scorers.languages import LANGUAGES
 
 
 def list_evaluation_problems(evaluations: Evaluations) -> Iterator[PolicyProblem]:
-    """Yield every problem of the evaluations of a policy."""
+    """Yield the problems of a policy's evaluations."""
     for number, evaluation in enumerate(evaluations.sets):
         at = ("evaluations", "sets", number)
         for place, scorer in enumerate(evaluation.scorers):
@@ -34,7 +33,7 @@ def list_evaluation_problems(evaluations: Evaluations) -> Iterator[PolicyProblem
 
 
 def list_schedule_problems(evaluations: Evaluations, schedule: Schedule, max_drop: float) -> Iterator[PolicyProblem]:
-    """Yield every problem of a schedule that is to show a fall of more than `max_drop` of some evaluations."""
+    """Yield the problems of a schedule that must show a fall of scores by more than `max_drop`."""
     share = schedule.rows // len(evaluations.sets)
     needed = least_rows_of_loss(max_drop, share_alpha_of_check(evaluations, schedule))
     if needed > share:
@@ -50,13 +49,13 @@ def _problem(field: tuple[str | int, ...], reason: str) -> PolicyProblem:
 
 
 REQUESTS_NEEDED: dict[Statistic, int] = {"mean": 1, "p50": 1, "p95": 20, "p99": 100}
-"""Of a figure of one side."""
+"""Requests to a side that its statistic needs."""
 PAIRS_NEEDED = 20
-"""Of a ratio of both sides, at least."""
+"""Minimum requests to each side that a ratio needs."""
 
 
 def find_unanswerable(policy: ReleasePolicy) -> str | None:
-    """Return why a gate of a policy would be inconclusive after every benchmark of its load; None if none would."""
+    """Return why a gate would always be inconclusive with the policy's load; None if none would."""
     load = policy.load
     for gate in policy.gates:
         needed = requests_needed(gate)
@@ -74,7 +73,7 @@ def find_unanswerable(policy: ReleasePolicy) -> str | None:
 
 
 def requests_needed(gate: MetricGate) -> int:
-    """Return the fewest requests to each side that can answer a gate."""
+    """Return the minimum requests to each side for a verdict of a gate."""
     if gate.metric == "error_ratio":
         return 1
     own = 1 if gate.metric == "tps_system" else REQUESTS_NEEDED[gate.statistic]
@@ -82,17 +81,17 @@ def requests_needed(gate: MetricGate) -> int:
 
 
 def differing(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
-    """Return the fields in which a policy is another one than the stored one."""
+    """Return the fields that differ between a policy and the stored one."""
     return [name for name in ReleasePolicy.model_fields if getattr(policy, name) != getattr(stored, name)]
 
 
 def describe_differing(fields: Sequence[str]) -> str:
-    """Return the reason to refuse a policy other than the stored one, with what to do."""
+    """Return the reason to refuse a policy that differs from the stored one, with advice."""
     return f"It differs from the stored policy in {', '.join(fields)}: publish without a policy, or store this one."
 
 
 def list_problems(policy: ReleasePolicy) -> list[PolicyProblem]:
-    """Return every problem of a policy that has a valid schema; of one that never ends, only that."""
+    """Return the problems of a valid policy; only the first value beyond a limit if there is one."""
     endless = find_endless(policy)
     return [endless] if endless is not None else list(_problems(policy))
 
@@ -138,7 +137,7 @@ def _of_evaluations(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
 
 
 def _never_passes(gate: MetricGate) -> str | None:
-    """Return why no figure is within the bounds of a gate; None if one can be."""
+    """Return why no figure can be within the bounds of a gate; None if one can."""
     for name in ("value", "ratio"):
         low, high = getattr(gate, f"min_{name}"), getattr(gate, f"max_{name}")
         if low is not None and high is not None and low > high:
@@ -151,7 +150,7 @@ def _never_passes(gate: MetricGate) -> str | None:
 
 
 def _of_trigger(trigger: Trigger) -> Iterator[tuple[str, str]]:
-    """Yield the field and the problem of each field of a trigger."""
+    """Yield field and problem of each invalid field of a trigger."""
     if trigger.rule.limits in ("bad_share", "distance") and trigger.threshold >= 1.0:
         meant = f" ({trigger.threshold:g} % is {trigger.threshold / 100:g})" if trigger.threshold < 100.0 else ""
         seen = f"is {trigger.threshold:g}, and {trigger.metric} is at most 1, so that nothing would be watched"

@@ -27,7 +27,7 @@ _WORDS = {
 
 
 def describe_refusal(problem: Mapping[str, Any]) -> str:
-    """Return the error of a value in words: `problem` is an entry of pydantic's `ValidationError.errors()`."""
+    """Return a description of an entry of pydantic's `ValidationError.errors()`."""
     words = _WORDS.get(problem["type"])
     if words is None:
         return str(problem["msg"]).removeprefix("Value error, ")

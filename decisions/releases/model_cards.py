@@ -1,4 +1,4 @@
-"""The model card of a version: YAML metadata (model-index), then its description in Markdown."""
+"""The model card of a version: YAML metadata (model-index) and description in Markdown."""
 
 import json
 import re
@@ -15,18 +15,18 @@ from decisions.releases.version_history import VersionHistory
 from decisions.serving.settings import describe_settings
 
 CELL_CHARS: Final = 500
-"""A longer text from outside ends with an ellipsis."""
+"""Maximum characters of an external text; longer ones end with an ellipsis."""
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 _PLAIN_KEY = re.compile(r"[a-z][a-z_-]*[a-z]", re.ASCII)
 _RESERVED = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
-"""Words that YAML takes for other values than texts."""
+"""Plain YAML words that are not texts."""
 _ESCAPED = frozenset("\\`*_[]|~$")
 
 
 def inline(text: str) -> str:
-    """Return a text as part of a line of Markdown: one line, without markup, links, HTML or invisible characters.
+    """Return a text escaped for a line of Markdown: without markup, links, HTML, line breaks or invisible characters.
 
-    Nothing is shown as `-`: a row of empty cells would end a table.
+    An empty text becomes `-`: a row of empty cells would end a table.
     """
     plain = " ".join("".join(_visible(text)).split()) or "-"
     if len(plain) > CELL_CHARS:
@@ -38,7 +38,7 @@ def inline(text: str) -> str:
 
 
 def _visible(text: str) -> Iterator[str]:
-    """Return the characters without controls, formats (which reorder text), surrogates and private ones."""
+    """Yield the characters without controls, formats (which reorder text), surrogates and private ones."""
     for character in text:
         category = unicodedata.category(character)
         if category in ("Zs", "Zl", "Zp") or character in "\t\n\r":
@@ -48,7 +48,7 @@ def _visible(text: str) -> Iterator[str]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of Markdown; cells are Markdown already."""
+    """Return a Markdown table of cells in Markdown."""
     lines = [_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)]
     return "\n".join(lines) + "\n"
 
@@ -58,7 +58,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def yaml_block(value: Any, indent: int = 0) -> str:
-    """Return JSON data as block YAML; every text is quoted, so that none is a number, a tag or a new key."""
+    """Return JSON data as block YAML with quoted texts."""
     pad = "  " * indent
     if isinstance(value, dict) and value:
         return "".join(f"{pad}{_key(key)}:{_nested(item, indent + 1)}" for key, item in value.items())
@@ -78,7 +78,7 @@ def _key(key: str) -> str:
 
 
 def scalar(value: Any) -> str:
-    """Return one value as it stands in YAML: JSON, with every character escaped that YAML does not print."""
+    """Return a scalar in YAML: JSON with escapes of characters that YAML does not print."""
     if isinstance(value, str):
         value = value.encode(errors="replace").decode()
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -98,11 +98,11 @@ _QUANTILES = ("p50", "p95", "p99")
 
 
 def render_card(history: VersionHistory, *, merged: bool = False) -> str:
-    """Return the model card of a version; the same history always gives the same text.
+    """Return the model card of a version; deterministic.
 
     Args:
         history: The version.
-        merged: Whether the card lies beside the merged model, not beside the weights as they were published.
+        merged: Whether the card describes the merged model instead of the published weights.
     """
     sections = (
         _title, _intended_use, _training, _evaluations, _answers, _variants, _benchmarks, _rehearsals, _approvals,

@@ -1,8 +1,4 @@
-"""The steps of a release: one table, and the plan derived from it by a policy.
-
-The registry moves releases by it and counts its limits of time; `slipway status`, console and documentation name the
-steps as it does.
-"""
+"""The steps of a release: the table that registry, commands and console share, and the plan of a policy."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -28,21 +24,21 @@ Step = Literal[
 
 
 class PlannedStep(NamedTuple):
-    """A step of a plan; `traffic` and `canary` are planned once per traffic share, share 0 is that of a shadow."""
+    """A step of a plan; `traffic` and `canary` occur once per traffic share, with share 0 for a shadow."""
 
     step: Step
     share: float | None = None
 
     @property
     def title(self) -> str:
-        """Return the title under which it is shown; traffic shares below 1 are the canary, 0 the shadow."""
+        """Return the display title; traffic below 1 belongs to the canary, 0 to the shadow."""
         if self.step == "traffic":
             return {1.0: ROWS["traffic"].title, 0.0: ROWS["shadow"].title}.get(self.share or 0.0, ROWS["canary"].title)
         return ROWS[self.step].title
 
 
 def needs_rehearsal(policy: ReleasePolicy) -> bool:
-    """Return whether a rollback is rehearsed: only if the policy requires it and has a trigger to rehearse."""
+    """Return whether the policy requires a rehearsal and has a trigger to rehearse."""
     return policy.rehearsal == "required" and bool(policy.rehearsed)
 
 
@@ -61,15 +57,15 @@ class Row:
     """A step of the table.
 
     Attributes:
-        name: Its name in deadlines, metrics and failures.
-        title: Text shown once the step is done. Steps with the same title are shown as one.
-        under_way: Text shown during the step.
-        limit: The policy field with the step's limit in seconds.
-        begins: The registry's fact that requests it; empty if the previous step's end begins it. A pause holds it.
-        restarts: Keys of the release's record that restart its time limit.
-        is_needed: Whether a policy requires it.
-        per_variant: Whether each variant takes it separately.
-        again: Whether a suspended version that returns takes it again.
+        name: Name in deadlines, metrics and failures.
+        title: Text after the step; steps with the same title are shown as one.
+        under_way: Text during the step.
+        limit: Policy field with the time limit in seconds.
+        begins: Fact of the registry that begins the step, held by a pause; empty if the previous step's end begins it.
+        restarts: Keys of the release's record that restart the time limit.
+        is_needed: Returns whether a policy requires the step.
+        per_variant: Whether each variant takes the step separately.
+        again: Whether a returning suspended version takes the step again.
     """
 
     name: Step
@@ -83,7 +79,7 @@ class Row:
     again: bool = False
 
     def limit_s(self, policy: ReleasePolicy) -> float:
-        """Return how many seconds a policy allows for it."""
+        """Return the time limit of the step in seconds."""
         part, _, name = self.limit.partition(".")
         return float(getattr(getattr(policy, part), name, 0.0))
 
@@ -127,12 +123,12 @@ ROWS: Final[dict[Step, Row]] = {
         Row("traffic", "in traffic", "promoting", "deadlines.traffic_s", "traffic.requested", again=True),
     )
 }  # fmt: skip
-"""The steps, in order; the traffic of a shadow or of a canary comes before the step that watches it."""
+"""The steps in order; in a plan, a `traffic` step precedes each shadow and canary."""
 _OF_TRAFFIC: Final = ("shadow", "canary", "traffic")
 
 
 def required_attestations(policy: ReleasePolicy) -> RequiredAttestations:
-    """Return the attestations that a version needs under a policy before it takes traffic."""
+    """Return the attestations that a policy requires before a version takes traffic."""
     steps: tuple[RequiredStep, ...] = ("merge", "quantise", "benchmark")
     steps += ("evaluate",) if needs_evaluation(policy) else ()
     steps += ("rehearse",) if needs_rehearsal(policy) else ()
@@ -141,12 +137,12 @@ def required_attestations(policy: ReleasePolicy) -> RequiredAttestations:
 
 
 def traffic_shares(policy: ReleasePolicy, *, first: bool) -> tuple[float, ...]:
-    """Return the traffic shares of a release in order; the first release of a model goes straight to all traffic."""
+    """Return the traffic shares of a release in order; a model's first release takes all traffic at once."""
     return (1.0,) if first else (*policy.canary.steps, 1.0)
 
 
 def needs_shadow(policy: ReleasePolicy, *, first: bool) -> bool:
-    """Return whether a candidate is asked unseen before it takes traffic; the first one has nothing to differ from."""
+    """Return whether a candidate has a shadow; a model's first one has none."""
     return policy.shadow is not None and not first
 
 
@@ -155,8 +151,8 @@ def plan_release(policy: ReleasePolicy, *, first: bool = False, returns: bool = 
 
     Args:
         policy: The policy of the release.
-        first: Nothing of the model is active yet, so that there is no baseline for a canary.
-        returns: A suspended version returns, which was made, measured, rehearsed and approved before.
+        first: Whether the model has no active version, so that there is no baseline.
+        returns: Whether a suspended version returns; its build, measurements, rehearsal and approval are not repeated.
     """
     rows = [row for row in ROWS.values() if row.name not in _OF_TRAFFIC and row.is_needed(policy)]
     plan = [PlannedStep(row.name) for row in rows if row.again or not returns]

@@ -1,7 +1,4 @@
-"""The costs of a version by the price of a machine: its tokens, its release, and keeping it loaded. Pure.
-
-Prices are in the currency of the machine's price.
-"""
+"""Costs of a version, in the currency of the machine's price. Pure."""
 
 _MILLION = 1e6
 _HOUR_S = 3600.0

@@ -1,4 +1,4 @@
-"""Whether an attestation counts: its key, its time, its step, its subject."""
+"""Checks of attestations: key, time, step and subject."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ Code = Literal["attestation_missing", "signature_invalid", "key_not_trusted", "d
 
 @dataclass(frozen=True)
 class Problem:
-    """Why something is not proven."""
+    """Why an attestation does not count."""
 
     code: Code
     reason: str
 
 
 def assess_key(key: AttesterKey | None, claim: Claim) -> Problem | None:
-    """Return why a key's signature is not valid; None if it is.
+    """Return why a key's signature of a claim is not trusted; None if it is.
 
     Args:
-        key: The listed key whose signature is on the claim; None if no listed key has that id.
-        claim: What it signed.
+        key: The listed key that signed; None if no listed key has the id.
+        claim: The signed claim.
     """
     if key is None:
         return Problem("key_not_trusted", f"The {claim.step} attestation is signed by a key that is not listed.")
@@ -43,12 +43,12 @@ def assess_key(key: AttesterKey | None, claim: Claim) -> Problem | None:
 
 
 def assess_allowed(key: AttesterKey, step: Step, allowed: Collection[str]) -> Problem | None:
-    """Return why a version's policy does not let a key attest a step; None if it does.
+    """Return why a version's policy does not permit a key to attest a step; None if it does.
 
     Args:
         key: A listed key that may attest the step.
         step: The step.
-        allowed: Names of services and full ids of keys; empty: every listed key.
+        allowed: Permitted services and full key ids; empty for all listed keys.
     """
     if not allowed or key.attester in allowed or key.key_id in allowed:
         return None
@@ -57,7 +57,7 @@ def assess_allowed(key: AttesterKey, step: Step, allowed: Collection[str]) -> Pr
 
 
 def assess_statement(statement: Statement, *, step: Step, digest: str) -> Problem | None:
-    """Return why a statement does not attest a step of the artifact with this digest; None if it does."""
+    """Return why a statement does not attest a step of an artifact; None if it does."""
     claim = statement.predicate
     if claim.step != step or statement.predicate_type != predicate_type(step):
         return Problem("signature_invalid", f"It attests {claim.step} ({statement.predicate_type}), not {step}.")
@@ -68,7 +68,7 @@ def assess_statement(statement: Statement, *, step: Step, digest: str) -> Proble
 
 
 def assess_link(claim: Claim, *, number: int, previous: str | None) -> Problem | None:
-    """Return why an attestation is not the link of this number after the envelope `previous`; None if it is."""
+    """Return why a claim does not follow the envelope `previous` in its chain; None if it does."""
     if claim.number != number:
         return Problem("digest_mismatch", f"It is number {claim.number} of its chain, stored as number {number}.")
     if claim.previous != previous:
@@ -82,12 +82,12 @@ def predicate_type(step: Step) -> str:
 
 
 def trust_epoch(keys: Iterable[AttesterKey], step: Step) -> int:
-    """Return how many keys that could attest a step were revoked."""
+    """Return the number of revoked keys that may attest a step."""
     return sum(key.revoked_at is not None and step in key.steps for key in keys)
 
 
 def find_key(keys: Iterable[AttesterKey], key_id: str) -> AttesterKey | None:
-    """Return the listed key with this id; None if there is none."""
+    """Return the key with this id; None without one."""
     return next((key for key in keys if key.key_id == key_id), None)
 
 

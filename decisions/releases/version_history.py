@@ -1,4 +1,4 @@
-"""A version and everything that was recorded about it, as cards, registries and people are shown it."""
+"""A version with its records, for model cards and mirrors."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,17 +20,11 @@ FAILING_FIRST: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")
 
 @dataclass(frozen=True)
 class VersionHistory:
-    """A version with its records; benchmarks, evaluations, rehearsals and approvals only as far as they are attested.
+    """A version with its deployments, and its attested benchmarks, rehearsals, approvals and evaluations in order.
 
     Attributes:
-        manifest: The version's manifest.
         digest: Digest of the manifest.
-        benchmarks: Reports, in the order of their attestations.
-        rehearsals: Records of rehearsals, in the order of their attestations.
-        approvals: Records of approvals, in the order of their attestations.
-        deployments: Records of deployments, oldest first.
         problem: Why later attestations are left out; empty if none are.
-        evaluations: Reports, in the order of their attestations.
     """
 
     manifest: VersionManifest
@@ -44,11 +38,11 @@ class VersionHistory:
 
     @property
     def name(self) -> str:
-        """Return the name that people use: `support-bot@v3`."""
+        """Return the display name: `support-bot@v3`."""
         return f"{self.manifest.model}@v{self.manifest.version}"
 
     def latest_benchmarks(self) -> Iterator[tuple[RegisteredVariant, BenchmarkReport]]:
-        """Return each variant that was benchmarked, with its last report."""
+        """Return each benchmarked variant with its last report."""
         last = {report.target.variant: report for report in self.benchmarks}
         return ((variant, last[variant.variant]) for variant in self.manifest.variants if variant.variant in last)
 
@@ -57,11 +51,11 @@ class VersionHistory:
         return {record.target.variant: record for record in self.rehearsals}
 
     def latest_results(self) -> Iterator[tuple[EvaluationReport, EvaluationResult]]:
-        """Return each evaluation of the last report, with that report."""
+        """Return the last report with each of its evaluations."""
         return ((report, result) for report in self.evaluations[-1:] for result in report.results)
 
 
 def weakest(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the least good of some verdicts; inconclusive if there are none."""
+    """Return the worst verdict; inconclusive without any."""
     given = set(verdicts)
     return next((verdict for verdict in FAILING_FIRST if verdict in given), "inconclusive")

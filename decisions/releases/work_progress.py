@@ -9,14 +9,13 @@ from contracts.vocabulary import Variant
 
 
 def ongoing(release: ReleaseProgress, reports: Iterable[Event[WorkProgressed]]) -> tuple[WorkProgressed, ...]:
-    """Return the last report about each variant whose result is awaited, in the order of the variants.
+    """Return the last report of each awaited variant, in the order of the variants, and of merge and reloads.
 
-    Other reports are of the merge, or of loading again what takes traffic. One that is older than the end of a step
-    counts no more.
+    Reports older than the end of the last step are ignored.
 
     Args:
         release: The release.
-        reports: Reports about it, in the order in which they came.
+        reports: Its reports in order of arrival.
     """
     if release.outcome is not None:
         return ()

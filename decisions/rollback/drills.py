@@ -1,4 +1,4 @@
-"""Rules of drills: when one is in progress, the text of its fault, and its effect on telemetry."""
+"""Drills: their time, description, and effect on telemetry records."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -8,17 +8,17 @@ from contracts.facts import DrillFault, Inference, RehearsalCertificate
 from contracts.trigger_metrics import CANCELLED, METRICS, TriggerMetric
 
 FLAGS: Final = tuple(name for name, field in DrillFault.model_fields.items() if field.default is False)
-"""The faults without a value."""
+"""Boolean faults."""
 _DELAYS: Final = frozenset({"delay_ms", "token_delay_ms", "queue_delay_ms"})
 
 
 def is_in_progress(drill: Drill, now: datetime) -> bool:
-    """Return whether a drill is in progress; a wrong clock cannot make it last longer than `LONGEST`."""
+    """Return whether a drill is in progress, at most for `LONGEST` after its start."""
     return drill.share_ratio > 0.0 and now < min(drill.expires_at, drill.starts_at + LONGEST)
 
 
 def describe_fault(fault: DrillFault) -> str:
-    """Return a fault as it is typed on the command line."""
+    """Return a fault in the form of the command line."""
     given = fault.model_dump(exclude_defaults=True)
     parts = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in given.items())
     return " ".join(part.removesuffix("=True") for part in parts) or "nothing"
@@ -27,8 +27,7 @@ def describe_fault(fault: DrillFault) -> str:
 def change_record(fault: DrillFault, record: Inference) -> Inference:
     """Return the telemetry record of an affected request, changed by the fault (`contracts.drills`).
 
-    Times, text and errors are in the record already: the gateway delayed, altered or failed the request itself. The
-    metrics that the fault makes worse are not the caller's any more, whatever its parameters force.
+    Times, text and errors are in the record already. Metrics that the fault worsens are removed from `forced_metrics`.
     """
     changes: dict[str, Any] = {}
     worse = _metrics_of(fault)
@@ -42,7 +41,7 @@ def change_record(fault: DrillFault, record: Inference) -> Inference:
 
 
 def _metrics_of(fault: DrillFault) -> set[TriggerMetric]:
-    """Return the metrics that a fault makes worse on purpose."""
+    """Return the metrics that a fault worsens."""
     given = fault.model_dump(exclude_defaults=True)
     if not _DELAYS.isdisjoint(given):
         given |= dict.fromkeys(_DELAYS)
@@ -68,7 +67,7 @@ def _changes_of_answer(fault: DrillFault, record: Inference) -> dict[str, Any]:
 
 
 def describe_detection(certificate: RehearsalCertificate) -> str:
-    """Return with which earlier version detection was rehearsed, and when; empty if it was with the version itself."""
+    """Return version and date of an earlier rehearsal of detection; empty without one."""
     if certificate.detected_with is None:
         return ""
     return f"detection rehearsed with v{certificate.detected_with} on {certificate.injected_at:%Y-%m-%d}"

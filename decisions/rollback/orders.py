@@ -1,25 +1,23 @@
-"""Expiry and epoch of operators' orders: an expired order changes nothing, even if it is delivered again."""
+"""Validity of operators' orders: expiry and epoch."""
 
 import re
 from datetime import datetime, timedelta
 
 ORDER_AGE = timedelta(minutes=15)
-"""How long an order without `expires_at` is valid."""
+"""Validity of an order without `expires_at`."""
 LONGEST_ORDER = timedelta(hours=24)
-"""How long any order is valid at most, from its own time or its arrival on the bus, whatever `expires_at` says."""
+"""Maximum validity of an order from its own time or its arrival on the bus."""
 CLOCK_SKEW = timedelta(minutes=5)
-"""How far the clock of an order's publisher may be ahead of the bus's; an order beyond it is void."""
+"""Maximum time by which the clock of an order's publisher may be ahead of the bus's."""
 
 
 def expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None) -> datetime:
-    """Return the time at which an order expires.
-
-    It is `expires_at`, at most 24 h after the earlier of the order's two times; by default 15 min after that time.
+    """Return the expiry of an order: `expires_at`, at most `LONGEST_ORDER` after the earlier of its two times.
 
     Args:
-        ordered_at: The event's own time, by the publisher's clock, which may be wrong.
-        stored_at: When the stream stored the message, by the server's clock. A publisher cannot set it.
-        expires_at: The order's own expiry; None if it names none.
+        ordered_at: Time of the event by the publisher's clock.
+        stored_at: Time of the message by the bus's clock.
+        expires_at: The order's expiry; None for `ORDER_AGE`.
     """
     if expires_at is None:
         return min(ordered_at, stored_at) + ORDER_AGE
@@ -27,7 +25,7 @@ def expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetime | Non
 
 
 def assess_expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None, now: datetime) -> str | None:
-    """Return why an order has expired, or why its time is not credible; None while it is valid."""
+    """Return why an order is expired, or its time implausible; None while it is valid."""
     if ordered_at - stored_at > CLOCK_SKEW:
         return (
             f"The order's time is {ordered_at.isoformat(timespec='seconds')}, later than the bus stored it "
@@ -45,13 +43,13 @@ def assess_expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetim
 
 
 def assess_epoch(ordered: int | None, current: int | None, model: str, since: int | None = None) -> str | None:
-    """Return why an order is void because the route has changed since; None if it was given for the current route.
+    """Return why an order is void because its route has changed; None if it is valid.
 
     Args:
-        ordered: the epoch that the order names; None is valid for every epoch.
-        current: the epoch of the route; None if there is no route.
-        model: the model of the route.
-        since: the first epoch that counts as the current one; None if only `current` does.
+        ordered: Epoch of the order; None is valid for all epochs.
+        current: Epoch of the route; None without a route.
+        model: Model of the route.
+        since: First epoch that counts as the current one; None for `current`.
     """
     first = current or 0 if since is None else since
     if ordered is None or first <= ordered <= (current or 0):
@@ -63,6 +61,6 @@ _NOW_AT = re.compile(r"which is at epoch (\d+) now\.")
 
 
 def epoch_in_reason(reason: str) -> int | None:
-    """Return the current epoch that the reason of a `stale_epoch` names; None if it names none."""
+    """Return the current epoch in the reason of a `stale_epoch`; None without one."""
     match = _NOW_AT.search(reason)
     return int(match[1]) if match else None

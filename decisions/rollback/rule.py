@@ -1,7 +1,4 @@
-"""The rollback rule: on an alert traffic moves to the previous version, stays, or stays and a person is paged.
-
-The rollback-controller decides every alert with it.
-"""
+"""The rollback rule: on an alert, traffic moves to the previous version, stays, or stays and an operator is paged."""
 
 import hashlib
 import math
@@ -17,13 +14,13 @@ from contracts.vocabulary import Target
 from decisions.routes.edits import Changed, EditRefused, put_back, roll_back
 
 Evidence = Literal["answers_nothing", "trigger", "none"]
-"""What speaks against the target: it answers nothing; an automatic trigger is at its line; or nothing that moves it."""
+"""The target is down; an automatic trigger fired; or no evidence that moves traffic."""
 Behind = Literal["ready", "too_few", "not_ready", "missing"]
-"""The previous version: it generates; for a trigger, on too few replicas; it does not generate; there is none."""
+"""State of the previous version: it generates; on too few replicas; not at all; there is none."""
 Action = Literal["move", "stay", "page"]
 
 _TABLE: Final[Mapping[tuple[Evidence, Behind, bool], Code | Literal["move"]]] = {
-    # evidence, previous, a version is suspended already: traffic moves, or the code of the page
+    # evidence, state of previous, whether a version is suspended: `move`, or the code of the page
     ("answers_nothing", "ready", False): "move",
     ("answers_nothing", "ready", True): "move",
     ("answers_nothing", "not_ready", False): "previous_not_ready",
@@ -39,12 +36,12 @@ _TABLE: Final[Mapping[tuple[Evidence, Behind, bool], Code | Literal["move"]]] = 
     ("trigger", "missing", False): "no_previous_target",
     ("trigger", "missing", True): "suspended",
 }
-"""What decides. Without evidence that moves traffic, it stays."""
+"""Decisions; without an entry, traffic stays."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision on an alert; a page has the code and the sentence that it is published with."""
+    """The decision on an alert; a page has the published code and sentence."""
 
     action: Action
     code: Code | None = None
@@ -55,10 +52,10 @@ def decide(evidence: Evidence, behind: Behind, *, suspended: bool, why: str = ""
     """Return the decision on an alert.
 
     Args:
-        evidence: What speaks against the target.
-        behind: The version that traffic would move to.
-        suspended: A version of the model is suspended already.
-        why: What the previous version lacks, or which version is suspended, for the page.
+        evidence: The evidence against the target.
+        behind: State of the version that traffic would move to.
+        suspended: Whether a version of the model is suspended.
+        why: Sentence for a page.
     """
     outcome = _TABLE.get((evidence, behind, suspended))
     if outcome is None:
@@ -67,7 +64,7 @@ def decide(evidence: Evidence, behind: Behind, *, suspended: bool, why: str = ""
 
 
 def evidence_of(alert: AlertRaised | AlertUpdated, trigger: Trigger | None) -> Evidence:
-    """Return the evidence of an alert; `action: manual` asks for a person, also where the target answers nothing."""
+    """Return the evidence of an alert; with `action: manual` an operator decides, even if the target is down."""
     if trigger is not None and trigger.action != "automatic":
         return "none"
     if alert.answers_nothing:
@@ -76,7 +73,7 @@ def evidence_of(alert: AlertRaised | AlertUpdated, trigger: Trigger | None) -> E
 
 
 def find_behind(route: Route, failed: Target) -> ServedTarget | EditRefused | None:
-    """Return the version that traffic would move to, or why it cannot; None if it needs none, as of a canary."""
+    """Return the version that traffic would move to, or the refusal; None if `failed` is not active."""
     edit = roll_back(route, failed, cause_id="plan")
     if isinstance(edit, EditRefused):
         return edit
@@ -85,13 +82,13 @@ def find_behind(route: Route, failed: Target) -> ServedTarget | EditRefused | No
 
 @dataclass(frozen=True)
 class Standby:
-    """The state of the version that traffic would move to, when an alert is decided.
+    """The state of the version that traffic would move to.
 
     Attributes:
         why: Why it is not ready.
-        target: The target that was probed; None: no probe is needed.
+        target: The probed target; None if no probe is needed.
         needed: Minimum number of replicas that must generate.
-        suspended: It is not previous, but a suspended version that generates, where the active one answers nothing.
+        suspended: Whether it is a suspended version that replaces a target that is down.
     """
 
     behind: Behind = "ready"
@@ -105,10 +102,7 @@ READY = Standby()
 
 
 def plan_standby(route: Route, alert: AlertRaised | AlertUpdated) -> ServedTarget | Standby:
-    """Return the version that must generate before traffic moves to it, or a `Standby` that needs no probe.
-
-    A canary's share goes to the active version, which serves already.
-    """
+    """Return the version to probe before traffic moves to it, or a `Standby` without a probe."""
     behind = find_behind(route, alert.target)
     if isinstance(behind, EditRefused):
         return Standby("missing", behind.reason)
@@ -119,9 +113,9 @@ def assess_standby(served: ServedTarget, failure: str | None, *, generates: bool
     """Return the state of the version that traffic would move to.
 
     Args:
-        served: That version.
-        failure: Why it generates on fewer replicas than `needed`; None if it does not.
-        generates: At least one replica generates.
+        served: The version.
+        failure: Why it generates on fewer replicas than `needed`; None if it generates on enough.
+        generates: Whether at least one replica generates.
         needed: Half of the replicas that serve now.
     """
     if failure is None:
@@ -134,22 +128,19 @@ def assess_standby(served: ServedTarget, failure: str | None, *, generates: bool
 
 
 def replicas_needed(failed: ServedTarget) -> int:
-    """Return on how many replicas a version must generate to take the load of another: on half as many."""
+    """Return the replicas on which a version must generate to replace `failed`: half as many."""
     return math.ceil(len(failed.endpoints) / 2)
 
 
 def has_recovered(alert: AlertRaised | AlertUpdated) -> bool:
-    """Return whether an alert that lasts is within its limit by now, so that an update of it moves nothing.
-
-    A window without requests is within any limit: if bad ones come again, the next update exceeds it.
-    """
+    """Return whether an updated alert is within its limit, or has no requests, so that traffic does not move."""
     if not isinstance(alert, AlertUpdated) or alert.limit is None or alert.answers_nothing:
         return False
     return alert.value is None or alert.value <= alert.limit
 
 
 def describe_protection(route: Route) -> str:
-    """Return where traffic can still go while a version is suspended or returns as a canary; empty if none is."""
+    """Return a sentence on where traffic can move while a version is suspended or returns; empty if none is."""
     if not put_back(route) or route.active is None:
         return ""
     to = f"for {route.previous.target}" if route.previous is not None else "for a suspended version that generates"
@@ -157,5 +148,5 @@ def describe_protection(route: Route) -> str:
 
 
 def rollback_id(cause_id: str) -> str:
-    """Return the id of the rollback that an event leads to: always the same one."""
+    """Return the id of the rollback that an event causes; deterministic."""
     return "rb-" + hashlib.sha256(cause_id.encode()).hexdigest()[:16]

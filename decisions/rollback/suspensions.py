@@ -1,4 +1,4 @@
-"""The judgement of a suspended version by its shadow, with its sentences. Pure."""
+"""The judgement of suspended versions, and descriptions of their state. Pure."""
 
 import math
 from typing import Final
@@ -8,9 +8,9 @@ from decisions.evidence.block_tests import SMALLEST_LIMIT, STAKES, plan_stakes
 from decisions.routes.edits import AWAY_TIMES
 
 JUDGED_RATIO: Final = 0.5
-"""Share of the active version's requests that a suspended one is asked, within spare capacity."""
+"""Share of the active version's requests that a suspended version's shadow gets, within spare capacity."""
 CONFIRM_ALPHA: Final = 0.001
-"""Probability that a version that is no worse is confirmed."""
+"""Probability that a version that is not worse is confirmed."""
 CLEAR_BETA: Final = 0.003
 """Probability that a version with twice the limit is cleared."""
 PERSON_DECIDES: Final = (
@@ -22,7 +22,7 @@ _SIGMAS = 1.96
 
 
 def describe_suspended(route: Route, entry: Suspended) -> str:
-    """Return a suspended version's verdict and the commands by which a person decides."""
+    """Return the state of a suspended version with the commands for a decision."""
     back = f"slipway rollback return {route.model} --reason …"
     if entry.returned_by:
         return f"{RETURNS} after any release under way; if its release has ended: {back} {entry.evidence}"
@@ -39,7 +39,7 @@ def describe_suspended(route: Route, entry: Suspended) -> str:
 
 
 def describe_away(route: Route) -> str:
-    """Return the count and the last end of removals of the canary's traffic; empty without any."""
+    """Return a sentence on how often the canary's traffic was taken away; empty if never."""
     canary = route.canary_in_traffic
     if canary is None or canary.away_until is None:
         return ""
@@ -50,13 +50,13 @@ def describe_away(route: Route) -> str:
 
 
 def describe_share(bad: int, requests: int) -> str:
-    """Return a number of bad requests with their share and its interval."""
+    """Return a number of bad requests with their share and its 95 % interval."""
     low, high = interval(bad, requests)
     return f"{bad} ({bad / requests:.1%}, {low:.1%} to {high:.1%})"
 
 
 def interval(bad: int, requests: int) -> tuple[float, float]:
-    """Return Wilson's interval of 95 % of a share."""
+    """Return Wilson's 95 % interval of a share."""
     ratio, spread = bad / requests, _SIGMAS**2 / requests
     middle = (ratio + spread / 2.0) / (1.0 + spread)
     half = _SIGMAS / (1.0 + spread) * math.sqrt(ratio * (1.0 - ratio) / requests + spread / (4.0 * requests))
@@ -64,9 +64,9 @@ def interval(bad: int, requests: int) -> tuple[float, float]:
 
 
 def least_confirmed(limit: float, pairs: float) -> float | None:
-    """Return the share of bad requests that some pairs confirm in most cases; None if they confirm none.
+    """Return the least share of bad requests that a number of pairs confirms in most cases; None if none.
 
-    The other version has half of the limit, and what each fails is independent.
+    The other version is assumed to have half of the limit, and failures to be independent.
     """
     other = max(limit, SMALLEST_LIMIT) / 2.0
     needed = -math.log(CONFIRM_ALPHA) + math.log(STAKES)

@@ -1,7 +1,4 @@
-"""Edits of a route: pure functions that return the changed route, or why the edit is refused.
-
-They are applied by compare-and-set, and nothing else edits a route (design, section 5, rule 7).
-"""
+"""Edits of routes: pure functions that return the changed route or a refusal, to be applied by compare-and-set."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from decisions.routes.versions import is_of
 
 @dataclass(frozen=True)
 class Changed:
-    """The edit is allowed; `route` is what to write."""
+    """The edit is permitted; `route` is to be written."""
 
     route: Route
     cause: Literal["promote", "canary", "shadow", "abort", "rollback", "restore", "confirm", "return", "judge"]
@@ -23,14 +20,14 @@ class Changed:
 
 @dataclass(frozen=True)
 class AlreadyApplied:
-    """The same cause has changed the route before; only the fact is published again."""
+    """The same cause has edited the route before; only the fact is published again."""
 
     route: Route
 
 
 @dataclass(frozen=True)
 class EditRefused:
-    """The edit is refused, and why."""
+    """The edit is refused."""
 
     code: Literal["stale_epoch", "quarantined", "suspended", "no_previous_target", "not_quarantined", "not_suspended"]
     reason: str
@@ -39,9 +36,9 @@ class EditRefused:
 Edit = Changed | AlreadyApplied | EditRefused
 HISTORY_KEPT = 5
 AWAY, AWAY_EVERY, AWAY_TIMES = timedelta(seconds=70), timedelta(minutes=3), 10
-"""How long a canary's traffic is away, ten seconds of it for what is in flight; how long it stays then; how often."""
+"""Time without a canary's traffic (ten seconds of it for requests in flight), least time between, maximum number."""
 _BY_ITSELF = timedelta(days=1)
-"""How long after the last return of a model no other version returns by itself."""
+"""Time after a return in which no other version of the model returns automatically."""
 
 
 def promote(
@@ -57,10 +54,9 @@ def promote(
 ) -> Edit:
     """Return the route with a share of traffic for a target; 1.0 makes it active and the active target previous.
 
-    With weight 0 it takes no traffic, and gets copies of `shadow_ratio` of the active target's requests; a share
-    of traffic ends that. `fallback` becomes previous if nothing was active before (the base model, if the policy says
-    so). The first traffic of another version ends suspensions: suspended versions are quarantined, unjudged. A version
-    that returns leaves the others suspended.
+    With weight 0 it becomes a shadow with `shadow_ratio`, which ends with its first traffic. `fallback` becomes
+    previous if no target was active before. The first traffic of a new version quarantines suspended versions; a
+    returning version leaves the others suspended.
     """
     target = served.target
     if cause_id == route.last_edit_id:
@@ -114,20 +110,19 @@ def roll_back(
     suspended_by: tuple[str, datetime] | None = None,
     judged_by: str = "",
 ) -> Edit:
-    """Remove a failed target from production and quarantine it; suspend it if it is active or returning.
+    """Remove a failed target from production, and quarantine or suspend it.
 
     A failed canary gets weight 0, a failed shadow share 0. A failed active target is replaced by previous, which also
-    aborts any canary and any shadow.
+    aborts canary and shadow.
 
     Args:
         route: The route.
         failed: The target to remove.
-        cause_id: Id under which the edit is recorded.
-        to_version: Chooses an older version of the history, or one that returns as a canary; the versions between stay
-            in it. For an alert also a suspended one: what answers nothing is left for whatever generates.
-        suspended_by: The alert that moves traffic, and when: an active target, and one that returns as a canary, is
-            suspended then, not quarantined.
-        judged_by: Its trigger, if a shadow can judge the suspended target by it.
+        cause_id: Id of the causing event.
+        to_version: Version of the history, or of a returning canary, to activate instead of previous; for alerts also a
+            suspended version.
+        suspended_by: Id and time of the alert; it suspends an active or returning target instead of quarantining it.
+        judged_by: Trigger of the alert if a shadow can judge the suspended target by it.
     """
     if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
@@ -174,7 +169,7 @@ def roll_back(
 
 
 def confirm(route: Route, target: Target, *, cause_id: str) -> Edit:
-    """Quarantine a suspended target: it was the cause. It takes no traffic, so that orders of before still count."""
+    """Quarantine a suspended target as the cause; orders for earlier epochs stay valid."""
     if cause_id in (route.cause_id, route.last_edit_id):
         return AlreadyApplied(route)
     if route.suspension(target) is None:
@@ -194,9 +189,9 @@ def judge(
     cause_id: str,
     returns_at: datetime | None = None,
 ) -> Edit:
-    """Quarantine a suspended target whose shadow confirmed that it was the cause; write down another verdict on it.
+    """Record a shadow's verdict on a suspended target; quarantine a confirmed one.
 
-    With `returns_at` one that is cleared returns, unless it has returned before, or another within a day.
+    With `returns_at` a cleared target returns as a canary (`returns_by_itself`).
     """
     suspension = route.suspension(target)
     if cause_id in (route.cause_id, route.last_edit_id):
@@ -213,12 +208,12 @@ def judge(
 
 
 def returns_by_itself(route: Route, target: Target, at: datetime) -> bool:
-    """Return whether a target may return without a person: it never did, nor did another within a day."""
+    """Return whether a target may return automatically: it never did, nor did another within a day."""
     return all(known.target != target and at - known.at >= _BY_ITSELF for known in route.returned)
 
 
 def order_return(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:
-    """Let a suspended target return as a canary; the registry opens its release. One that does so already goes on."""
+    """Mark a suspended target as returning; the registry opens its release as a canary."""
     waiting = route.suspension(target)
     if cause_id in (route.cause_id, route.last_edit_id) or (waiting is not None and waiting.returned_by):
         return AlreadyApplied(route)
@@ -228,7 +223,7 @@ def order_return(route: Route, target: Target, *, at: datetime, cause_id: str) -
 
 
 def return_suspended(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:
-    """Make a suspended target active again, or one that returns: it was not the cause. The active one is behind it."""
+    """Activate a suspended or returning target; the active one becomes previous."""
     if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
     suspension = next((entry for entry in put_back(route) if entry.served.target == target), None)
@@ -243,7 +238,7 @@ def return_suspended(route: Route, target: Target, *, at: datetime, cause_id: st
 
 
 def take_away(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:
-    """Take a canary's traffic away for a minute, unless it was away minutes ago or too often; it stays the canary."""
+    """Take a canary's traffic away for a minute, unless it was away minutes ago or too often."""
     if cause_id in (route.cause_id, route.last_edit_id):
         return AlreadyApplied(route)
     canary = route.canary_in_traffic
@@ -259,19 +254,19 @@ def _not_suspended(target: Target) -> EditRefused:
 
 
 def _returning(route: Route, target: Target | None = None) -> Suspended | None:
-    """Return the suspension that the canary returns from, if it takes traffic and is `target`; None for a candidate."""
+    """Return the suspension of a returning canary in traffic, optionally only of `target`; None without one."""
     canary = route.canary_in_traffic
     return canary.returns if canary is not None and target in (None, canary.served.target) else None
 
 
 def is_returning(route: Route, target: Target) -> bool:
-    """Return whether a suspended target is on its way back: as a canary, or in the queue of releases."""
+    """Return whether a suspended target returns: as a canary, or in the queue of releases."""
     waiting = route.suspension(target)
     return _returning(route, target) is not None or (waiting is not None and bool(waiting.returned_by))
 
 
 def put_back(route: Route) -> tuple[Suspended, ...]:
-    """Return the suspended targets, and the one that returns as a canary."""
+    """Return the suspended targets, including a returning canary."""
     returning = _returning(route)
     if returning is None:
         return route.suspended
@@ -279,7 +274,7 @@ def put_back(route: Route) -> tuple[Suspended, ...]:
 
 
 def _note(route: Route, suspension: Suspended, noted: Suspended, cause_id: str) -> Route:
-    """Return the route with more said of a suspended target."""
+    """Return the route with another record of a suspended target."""
     suspended = tuple(noted if entry is suspension else entry for entry in route.suspended)
     return route.model_copy(update={**_next_note(route, cause_id), "suspended": suspended})
 
@@ -298,7 +293,7 @@ def _with_return(route: Route, target: Target, at: datetime) -> tuple[Returned, 
 
 
 def _without_trial(route: Route, failed: Target) -> dict[str, CanaryShare | ShadowShare] | None:
-    """Return the fields by which a target is no canary or shadow any more; None if it is neither."""
+    """Return the fields that end a canary or shadow; None if the target is neither."""
     canary, shadow = route.canary_in_traffic, route.shadow
     if canary is not None and canary.served.target == failed:
         return {"canary": CanaryShare(served=canary.served, weight_ratio=0.0)}
@@ -308,14 +303,14 @@ def _without_trial(route: Route, failed: Target) -> dict[str, CanaryShare | Shad
 
 
 def has_trial(route: Route, target: Target) -> bool:
-    """Return whether a target is a canary with traffic or a shadow that is asked."""
+    """Return whether a target is a canary with traffic, or a shadow."""
     return _without_trial(route, target) is not None
 
 
 def end_trial(route: Route, target: Target, *, cause_id: str, order_id: str | None = None) -> Edit:
-    """End the canary or the shadow of a release that ended, without a verdict; a returning version is suspended again.
+    """End a release's canary or shadow without a verdict; a returning version is suspended again.
 
-    With `order_id` only if that order has begun it.
+    With `order_id` only if that order began it.
     """
     if cause_id in (route.cause_id, route.last_edit_id):
         return AlreadyApplied(route)
@@ -330,7 +325,7 @@ def end_trial(route: Route, target: Target, *, cause_id: str, order_id: str | No
 
 
 def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
-    """Lift the quarantine of a target; no traffic is routed to it by that, and it does not return to the history."""
+    """Lift the quarantine of a target; it gets no traffic, and does not return to the history."""
     if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
     if not route.is_quarantined(target):
@@ -343,10 +338,7 @@ def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
 
 
 def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int, cause_id: str) -> Edit:
-    """Return the route with other endpoints for one of its targets, whose share and role stay the same.
-
-    Orders for the previous epoch that name a target remain valid: no version changes (`is_of`).
-    """
+    """Return the route with other endpoints for one of its targets; orders for earlier epochs stay valid (`is_of`)."""
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
     if epoch != route.epoch:
@@ -381,16 +373,16 @@ def _next(route: Route, cause_id: str) -> dict[str, object]:
 
 
 def _next_note(route: Route, cause_id: str) -> dict[str, object]:
-    """Return the fields that change with every edit after which earlier orders still count."""
+    """Return the fields that change with every edit that keeps earlier orders valid."""
     return {**_next(route, cause_id), "moves": route.moves + 1, "edit_cause_id": route.last_edit_id}
 
 
 def _behind(
     candidates: Sequence[ServedTarget | None], active: Target | None, barred: Collection[Target]
 ) -> dict[str, ServedTarget | tuple[ServedTarget, ...] | None]:
-    """Return `previous` and `history`, newest first: each target once, without the active and the barred ones.
+    """Return `previous` and `history`, newest first: each target once, without the active one.
 
-    A barred target must not be among them: a later rollback would make it active again.
+    Barred targets are left out: a later rollback would activate them.
     """
     by_target: dict[Target, ServedTarget] = {}
     for served in candidates:

@@ -1,4 +1,4 @@
-"""The effect of an operator's rollback order on a route, as data for people. Pure."""
+"""The effect of an operator's rollback order on a route, for display. Pure."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from decisions.routes import edits as route_edits
 
 
 def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[str, Any]:
-    """Return the effect of an order on a route, by the function that the rollback-controller uses."""
+    """Return the effect of a rollback order on a route as JSON data."""
     edit = route_edits.roll_back(route, failed, cause_id="dry-run", to_version=to_version)
     plan: dict[str, Any] = {"model": route.model, "failed": str(failed), "epoch": route.epoch}
     if isinstance(edit, route_edits.EditRefused):
-        # the target is neither active nor a canary: the route has changed, or never existed
+        # the target is neither active nor a canary
         code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
         return {**plan, "refused": {"code": code, "reason": edit.reason}}
     after = edit.route

@@ -1,4 +1,4 @@
-"""Questions to a route: the versions that it names and serves, the newer of two, whether an epoch is its own."""
+"""Versions of routes, and comparisons of epochs."""
 
 from collections.abc import Collection
 
@@ -6,7 +6,7 @@ from contracts.routes import Route
 
 
 def versions_on(route: Route | None) -> set[int]:
-    """Return the versions that a route names: those in traffic, and those that a rollback may bring back."""
+    """Return all versions of a route, including those that a rollback may activate."""
     if route is None:
         return set()
     suspended = (entry.served for entry in route.suspended)
@@ -14,7 +14,7 @@ def versions_on(route: Route | None) -> set[int]:
 
 
 def versions_served(route: Route | None) -> set[int]:
-    """Return the versions that take requests, and the one that the next rollback brings back."""
+    """Return the versions that get requests, and the previous version."""
     if route is None:
         return set()
     canary = route.canary.served if route.canary is not None else None
@@ -24,16 +24,15 @@ def versions_served(route: Route | None) -> set[int]:
 
 
 def without_policy(route: Route | None, known: Collection[str]) -> tuple[int, ...]:
-    """Return the served versions whose policies are not among those known by version; the base model (0) has none."""
+    """Return the served versions without a known policy, except the base model (0)."""
     return tuple(sorted(version for version in versions_served(route) if version and str(version) not in known))
 
 
 def newest(known: Route | None, stored: Route | None) -> Route | None:
-    """Return the newer of a remembered route and the route that the bucket holds now.
+    """Return the newer of a known route and the stored one, by epoch: restored buckets restart their revisions.
 
-    The epoch decides. A revision does not: a bucket that was restored or created again counts its revisions from the
-    beginning. Two different routes of one epoch mean that a restored bucket was edited before the newer route was
-    written back: the stored one is returned, unless it sends traffic to a target that the remembered one bars.
+    Of two routes with the same epoch (a restored bucket was edited before the newer route was written back), the stored
+    one is returned, unless it sends requests to a target that the known one bars.
     """
     if known is None or stored is None:
         return stored or known
@@ -43,11 +42,11 @@ def newest(known: Route | None, stored: Route | None) -> Route | None:
 
 
 def revives_barred(stored: Route, known: Route) -> bool:
-    """Return whether a route sends traffic, or what callers asked, to a target that another route bars."""
+    """Return whether a route sends traffic or copies of requests to a target that another route bars."""
     asked = (*stored.in_traffic, stored.shadowed)
     return any(served is not None and known.is_barred(served.target) for served in asked)
 
 
 def is_of(route: Route, epoch: int) -> bool:
-    """Return whether an epoch is that of a route, or one since which no traffic has changed."""
+    """Return whether an epoch is the route's, or an earlier one with the same versions in traffic."""
     return route.epoch - route.moves <= epoch <= route.epoch

@@ -1,4 +1,4 @@
-"""An answer as callers get it, and the score of one scorer."""
+"""Answers and scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ RIGHT: Final = Score(1.0)
 
 
 def wrong(reason: str) -> Score:
-    """Return the score of an answer that is not what it should be."""
+    """Return the score 0 of an answer."""
     return Score(0.0, reason)
 
 
@@ -35,12 +35,12 @@ def unparsed(reason: str) -> Score:
 
 
 def untold(reason: str) -> Score:
-    """Return the score of an answer that is left out of the comparison for a reason."""
+    """Return the score of an answer that is left out of the comparison."""
     return Score(None, reason, is_evidence=False)
 
 
 class Call(NamedTuple):
-    """A tool call of an answer; `arguments` are the JSON text that the model wrote."""
+    """A tool call; `arguments` is the JSON text that the model wrote."""
 
     name: str
     arguments: str
@@ -51,9 +51,9 @@ class Answer:
     """An answer of a model through the OpenAI API.
 
     Attributes:
-        text: What the caller reads, without the reasoning.
-        calls: Its tool calls, in order.
-        is_cut: It ended at the limit of tokens, not by itself.
+        text: Text without reasoning.
+        calls: Tool calls in order.
+        is_cut: Whether it ended at the token limit.
     """
 
     text: str

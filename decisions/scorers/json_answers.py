@@ -1,4 +1,4 @@
-"""JSON that a model wrote: read strictly, compared by value, and checked by a JSON Schema within limits."""
+"""JSON in answers: strict parsing, comparison by value, and limited checks by JSON Schemas."""
 
 import json
 import re
@@ -18,28 +18,28 @@ from contracts.evaluations import compile_pattern
 _FENCE: Final = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*)\n?```", re.DOTALL)
 _compiled: Final = lru_cache(maxsize=256)(compile_pattern)
 REFERENCES: Final = 10_000
-"""References that one check may follow: a schema of alternatives that refer to each other would take hours."""
+"""Maximum references that a check follows; schemas of alternatives with mutual references would take hours."""
 _TOO_DEEP: Final = "the JSON Schema is nested too deeply; use fewer levels"
 _steps: Final = ContextVar[Iterator[int]]("steps")
 
 
 class NotJsonError(ValueError):
-    """A text is not valid JSON; the message says why."""
+    """A text is not valid JSON."""
 
 
 class TooCostlyError(ValueError):
-    """A schema followed more references than a check may."""
+    """A check followed too many references."""
 
 
 def parse_json(text: str, *, fenced: bool = False) -> Any:
-    """Return the value of a JSON text; NaN and infinity are none, and no key may be there twice.
+    """Return the value of a JSON text without NaN, infinity or repeated keys.
 
     Args:
         text: The text; white space at both ends is ignored.
-        fenced: Whether it may stand in a Markdown code block.
+        fenced: Whether a Markdown code block around it is permitted.
 
     Raises:
-        NotJsonError: It is no JSON.
+        NotJsonError: The text is not such JSON.
     """
     match = _FENCE.fullmatch(text.strip()) if fenced else None
     try:
@@ -61,7 +61,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Return whether two values are the same JSON: 1 is 1.0, and not true."""
+    """Return whether two JSON values are equal: 1 equals 1.0, not true."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -72,17 +72,17 @@ def same_json(one: Any, other: Any) -> bool:
 
 
 def includes_json(value: Any, part: Any) -> bool:
-    """Return whether a value has everything that a part of it has: further keys of objects are ignored."""
+    """Return whether a value equals `part`, except for further keys of objects."""
     if isinstance(value, Mapping) and isinstance(part, Mapping):
         return all(key in value and includes_json(value[key], wanted) for key, wanted in part.items())
     return same_json(value, part)
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Check that a JSON Schema (draft 2020-12) can be used to check answers.
+    """Check that a JSON Schema (draft 2020-12) is valid, and within limits.
 
     Raises:
-        ValueError: The schema is unusable; the message says why and what to do.
+        ValueError: The schema is unusable; the message includes advice.
     """
     try:
         Draft202012Validator.check_schema(_without_draft(schema))
@@ -94,7 +94,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 
 def check_limits(schema: Mapping[str, Any]) -> None:
-    """Run the checks of `check_schema` except the validation of the schema, which takes 200 times as long.
+    """Run the checks of `check_schema` without the validation, which takes 200 times as long.
 
     Raises:
         ValueError: As `check_schema`.
@@ -116,12 +116,12 @@ def check_limits(schema: Mapping[str, Any]) -> None:
 
 
 def find_violation(schema: Mapping[str, Any], value: Any) -> str | None:
-    """Return which keyword of a checked schema a value violates; None if it violates none.
+    """Return the keyword of a checked schema that a value violates; None without a violation.
 
-    Neither the value nor the schema is quoted: both are texts of the set and its answers, which can be erased.
+    Value and schema are not quoted, because texts of sets and answers can be erased.
 
     Raises:
-        TooCostlyError: The schema follows too many references, or they are nested too deeply.
+        TooCostlyError: The references are too many or nested too deeply.
     """
     _steps.set(iter(range(REFERENCES)))
     try:
@@ -146,7 +146,7 @@ _Limited: Final = extend(Draft202012Validator, {"pattern": _match, "$ref": _foll
 
 
 def _without_draft(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema without the name of its draft, which would bring validators without limits."""
+    """Return a schema without `$schema`, which would select validators without limits."""
     return {key: value for key, value in schema.items() if key != "$schema"}
 
 

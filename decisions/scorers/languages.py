@@ -1,6 +1,6 @@
-"""Which share of a text is in a language, judged part by part, so that an answer that changes language shows.
+"""The share of a text in a language, judged by parts to detect changes of language.
 
-What recognises a language is passed in: it needs memory (`shared.serving.languages`).
+The recogniser is an argument, because it needs memory (`shared.serving.languages`).
 """
 
 import re
@@ -26,21 +26,21 @@ LANGUAGES: Final = (
     "vi",
     "zh",
 )
-"""What a text is told apart into; each further one costs memory, and short texts their certainty."""
+"""Recognised languages; more cost memory, and certainty for short texts."""
 LEAST_LETTERS: Final = 20
-"""Of fewer letters no language is told; a character of Chinese, Japanese or Korean counts as three."""
+"""Minimum letters to recognise a language; a Chinese, Japanese or Korean character counts as three."""
 PART_LETTERS: Final = 60
-"""Sentences are joined to parts of so many letters, by which a language is told surely."""
+"""Minimum letters of parts of joined sentences."""
 _NO_PROSE: Final = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\S{1,100}@\S+|<[^<>\n]*>", re.DOTALL)
 _SENTENCE: Final = re.compile(r"[^.!?。！？\n]+[.!?。！？\n]*")  # noqa: RUF001 - Chinese punctuation
 _IDEOGRAPH: Final = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 Recognise = Callable[[str], str | None]
-"""Returns the language of a text, as ISO 639-1 names it; None if it cannot tell."""
+"""Returns the ISO 639-1 code of a text's language; None if unknown."""
 
 
 def count_letters(text: str) -> int:
-    """Return how many letters a text has; an ideograph or syllable of East Asia counts as three."""
+    """Return the number of letters of a text; a Chinese, Japanese or Korean character counts as three."""
     return sum(map(str.isalpha, text)) + 2 * len(_IDEOGRAPH.findall(text))
 
 
@@ -50,10 +50,7 @@ def prose_of(text: str) -> str:
 
 
 def language_share(text: str, language: str, recognise: Recognise) -> float | None:
-    """Return the share of the letters of a text that is in a language; None if it has too few to tell.
-
-    Code, addresses and tags are no prose of any language.
-    """
+    """Return the share of a text's letters in a language, without code, addresses and tags; None with too few."""
     inside = known = 0
     for part in _parts(prose_of(text)):
         recognised = recognise(part)
@@ -64,7 +61,7 @@ def language_share(text: str, language: str, recognise: Recognise) -> float | No
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Yield sentences, joined until they have enough letters; a short rest belongs to the part before it."""
+    """Yield parts of joined sentences; a short rest is added to the last part."""
     part, waiting = "", ""
     for sentence in _SENTENCE.findall(text):
         part += sentence

@@ -1,4 +1,4 @@
-"""The reasoning that models write before an answer; scorers leave it out."""
+"""Removal of reasoning before answers."""
 
 import re
 from typing import Final
@@ -10,10 +10,10 @@ _CHANNEL: Final = re.compile(r"\s*(?:<\|start\|>\s*assistant\s*)?<\|channel\|>")
 
 
 def without_reasoning(text: str) -> str:
-    """Return a text after its reasoning; empty if the reasoning does not end.
+    """Return a text without its reasoning; empty if the reasoning does not end.
 
-    Engines with a reasoning parser have removed it before. Read are `<think>`, `<thinking>` and `<reasoning>`, also
-    where the chat template has opened the block, `[THINK]`, and channels (`<|channel|>final<|message|>`).
+    Supported are `<think>`, `<thinking>`, `<reasoning>` (also opened by the chat template), `[THINK]`, and channels
+    (`<|channel|>final<|message|>`).
     """
     if _CHANNEL.match(text):
         final = _FINAL_CHANNEL.search(text)

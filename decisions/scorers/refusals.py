@@ -1,9 +1,8 @@
 """Detection of refusals in answers in English, German, Spanish, French and Chinese.
 
-A refusal is at the beginning, and says of the speaker, or of what was asked, that it cannot or may not be done: being
-sorry is none ("I'm sorry to hear that your parcel arrived damaged"), nor is what could not be found, or a figure that
-is not exactly known. The patterns of all languages are tried, so that the language need not be known first. Each gap
-of a pattern is bounded, so that the time is linear in what is examined.
+A refusal begins an answer, and states that the speaker cannot or may not fulfil the request. Apologies ("I'm sorry to
+hear that your parcel arrived damaged"), failed searches and inexact figures are none. All languages' patterns are
+tried. Gaps in patterns are bounded, so that the time is linear.
 """
 
 import re
@@ -12,7 +11,7 @@ from typing import Final
 from decisions.scorers.reasoning import without_reasoning
 
 EXAMINED_CHARS: Final = 300
-"""A refusal is at the beginning; the same phrases later usually mean something else."""
+"""Examined characters; later phrases usually have another meaning."""
 _QUOTED: Final = re.compile(r"\"[^\"\n]{0,200}\"|“[^”\n]{0,200}”|„[^“\n]{0,200}“|«[^»\n]{0,200}»|「[^」\n]{0,200}」")
 _STRUCTURED: Final = ("{", "[", "```")
 
@@ -135,7 +134,7 @@ _REFUSAL: Final = re.compile(
 
 
 def is_refusal(text: str) -> bool:
-    """Return whether an answer refuses; its reasoning and its quotations are not examined."""
+    """Return whether an answer refuses, without its reasoning and quotations."""
     head = without_reasoning(text).strip()[:EXAMINED_CHARS].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     if not head.startswith(_STRUCTURED):
         head = _QUOTED.sub("", head)

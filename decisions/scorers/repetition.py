@@ -1,24 +1,23 @@
-"""Loops at the end of a text, in any script: a unit of characters that is written again and again without a change.
+"""Loops at the end of a text: a unit of characters that is repeated without a change, in any script.
 
-The tail of the text is examined by its characters, so that Chinese, JSON and code are texts as any other. A loop is a
-stretch in which each character equals the one `period` before it, for two periods or more, so that the unit is written
-three times at least. Rows of a table or list repeat their keys, not their values: they are no loop.
+A loop is a run in which each character equals the one `period` before, for at least two periods: the unit occurs three
+times. Rows of a table or list repeat keys, not values: they are no loop.
 """
 
 from collections import Counter
 from typing import Final
 
 TAIL_CHARS: Final = 2_000
-"""Only so much of the end is examined: a loop goes on to the end, and the cost per text is bounded."""
+"""Examined characters of the end."""
 LEAST_CHARS: Final = 40
-"""What is written again has at least so many characters; "ha ha ha" is no loop."""
+"""Minimum repeated characters of a loop; "ha ha ha" is none."""
 _GRAM: Final = 8
 _PERIODS: Final = 6
-"""So many distances between equal pieces are tried as the period, the most frequent ones first."""
+"""Number of most frequent distances between equal pieces to try as the period."""
 
 
 def repetition_ratio(text: str) -> float:
-    """Return the share of the tail of a text that is written again in a loop: 0 without a loop, near 1 in one."""
+    """Return the repeated share of a text's tail: 0 without a loop, near 1 in one."""
     tail = text.rstrip()[-TAIL_CHARS:]
     if len(tail) < LEAST_CHARS:
         return 0.0
@@ -26,7 +25,7 @@ def repetition_ratio(text: str) -> float:
 
 
 def _periods(text: str) -> list[int]:
-    """Return the distances at which most pieces of a text occurred before: a loop has its period among them."""
+    """Return the most frequent distances between equal pieces: candidates for the period of a loop."""
     last: dict[str, int] = {}
     distances: Counter[int] = Counter()
     for start in range(len(text) - _GRAM + 1):
@@ -38,7 +37,7 @@ def _periods(text: str) -> list[int]:
 
 
 def _looped_chars(text: str, period: int) -> int:
-    """Return how many characters of a text are written again in loops of a period."""
+    """Return the number of repeated characters in loops of a period."""
     least = max(LEAST_CHARS, 2 * period)
     looped = run = 0
     for before, char in zip(text, text[period:], strict=False):

@@ -1,4 +1,4 @@
-"""The score of an answer by a scorer of a policy."""
+"""Scores of answers by a policy's scorers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,21 +25,21 @@ from decisions.scorers.repetition import repetition_ratio
 
 
 class _Absent:
-    """The expectation of a row that has none; null is one."""
+    """The type of `ABSENT`: the row has no expectation; null is one."""
 
 
 ABSENT: Final = _Absent()
 _SPACED: Final = "\u0590"
-"""Scripts before it write spaces between words."""
+"""First character after the scripts with spaces between words."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The data of a row beside the answer.
+    """The data of a row for a scorer.
 
     Attributes:
-        expected: What the row expects for a scorer; `ABSENT` without an expectation.
-        last: The text of its last message.
+        expected: The row's expectation for the scorer, or `ABSENT`.
+        last: Text of its last message.
     """
 
     expected: Any = ABSENT
@@ -47,7 +47,7 @@ class Asked:
 
 
 def needs_expectation(scorer: Scorer) -> bool:
-    """Return whether a scorer scores only rows that say what is expected of the answer."""
+    """Return whether a scorer scores only rows with an expectation."""
     match scorer:
         case Matches():
             return scorer.pattern is None
@@ -59,7 +59,7 @@ def needs_expectation(scorer: Scorer) -> bool:
 
 
 def find_problem(scorer: Scorer, expected: Any) -> str | None:
-    """Return why a scorer cannot score a row with an expectation, and what to do; None if it can."""
+    """Return why a scorer cannot score a row with an expectation, with advice; None if it can."""
     check = _CHECKS.get(scorer.kind)
     try:
         problem = check(scorer, expected) if check is not None else None
@@ -69,7 +69,7 @@ def find_problem(scorer: Scorer, expected: Any) -> str | None:
 
 
 def score_answer(scorer: Scorer, asked: Asked, answer: Answer, recognise: Recognise) -> Score:
-    """Return the score of an answer to a row that `find_problem` has none with."""
+    """Return the score of an answer to a row without a problem (`find_problem`)."""
     if scorer.kind == "language":
         return _score_language(scorer, asked, answer, recognise)
     try:
@@ -150,7 +150,7 @@ def _score_contained(scorer: Contains, expected: Any, answer: Answer) -> Score:
 
 
 def _has(text: str, part: str) -> bool:
-    """Return whether a text has a part that is no piece of a longer word or number."""
+    """Return whether a text contains a part as whole words or numbers."""
     start = text.find(part)
     while start >= 0:
         end = start + len(part)
@@ -162,12 +162,12 @@ def _has(text: str, part: str) -> bool:
 
 
 def _joins(one: str, other: str) -> bool:
-    """Return whether two characters are of one word, in scripts with spaces: Latin, Greek and Cyrillic."""
+    """Return whether two characters belong to one word in scripts with spaces."""
     return bool(one and other) and all(char.isalnum() and char < _SPACED for char in (one, other))
 
 
 def _texts(expected: Any) -> tuple[str, ...]:
-    """Return the texts that a row expects; none if they are not all texts."""
+    """Return the expected texts of a row; empty unless all are texts."""
     texts = expected if isinstance(expected, list) else [expected]
     return tuple(texts) if all(isinstance(each, str) and each for each in texts) else ()
 

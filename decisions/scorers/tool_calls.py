@@ -1,4 +1,4 @@
-"""Whether an answer calls the tools that it should, with the arguments that it should."""
+"""Scores of tool calls."""
 
 import re
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ _CALL_AS_TEXT: Final = re.compile(
 
 
 def check_expected(expected: Any) -> tuple[Mapping[str, Any], ...]:
-    """Return the calls that a row expects, in order.
+    """Return the expected calls of a row in order.
 
     Raises:
-        ValueError: They are not written as calls; the message says how.
+        ValueError: The expectation has another form; the message has the right one.
     """
     calls = expected if isinstance(expected, list) else [] if expected is None else [expected]
     for call in calls:
@@ -30,7 +30,7 @@ def check_expected(expected: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def score_calls(answer: Answer, expected: Any, arguments: Arguments) -> Score:
-    """Return the score of the tool calls of an answer; without one if `parse_calls` cannot parse them."""
+    """Return the score of an answer's tool calls; unparsed if `parse_calls` fails."""
     wanted = check_expected(expected)
     try:
         values = parse_calls(answer)
@@ -47,11 +47,10 @@ def score_calls(answer: Answer, expected: Any, arguments: Arguments) -> Score:
 
 
 def parse_calls(answer: Answer) -> list[Mapping[str, Any]]:
-    """Return the arguments of each tool call of an answer, in order.
+    """Return the arguments of each tool call of an answer in order.
 
     Raises:
-        NotJsonError: The arguments of a call are no JSON object, or a call stands in the text, where the engine's
-            parser did not recognise it.
+        NotJsonError: Arguments are not a JSON object, or the text holds a call that the engine did not recognise.
     """
     if not answer.calls and _CALL_AS_TEXT.search(answer.text):
         raise NotJsonError("a tool call stands in the text; the engine did not recognise it as one")

@@ -1,4 +1,4 @@
-"""Audit entries: made from messages of the bus, chained, and found out when one is altered, removed or moved."""
+"""Audit entries: created from messages of the bus, chained by digests, and verified."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,20 +28,22 @@ RESULTS: tuple[type[Fact], ...] = (
     CheckpointRejected,
     ReleaseOpened,
 )
-"""Facts that say what came of an order or announcement."""
+"""Facts with the result of an order or announcement."""
 LOST = "audit.lost"
-"""Action of the entry for a lost record of the newest entries."""
+"""Action of the entry for a lost record of unsealed entries."""
 SEGMENT_ENTRIES = 64
 SEGMENT_S = 600.0
-"""A segment is sealed with so many entries, or when its first one is so many seconds old."""
+"""Number of entries, and age of the first one in seconds, at which a segment is sealed."""
 _DETAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where messages come from: a stream, and which subjects of it; the cursor's name is unique.
+    """A stream with a subject filter.
 
-    `whole` says that no number may be missing between two messages.
+    Attributes:
+        name: Unique name of the cursor.
+        whole: Whether sequence numbers have no gaps.
     """
 
     name: str
@@ -63,7 +65,7 @@ def is_audited(fact: type[Fact]) -> bool:
 
 
 def sender(subject: str, type_: str) -> str:
-    """Return the identity that a subject names behind type and model; empty if it names none."""
+    """Return the sender in a subject `<type>.<model>.<sender>`; empty if it has another form."""
     tokens = subject.removeprefix(f"{type_}.").split(".")
     return tokens[1] if subject.startswith(f"{type_}.") and len(tokens) == 2 else ""
 
@@ -122,19 +124,19 @@ def unreadable_item(body: bytes, subject: str, source: str, at: datetime) -> Aud
 
 
 def missing_item(source: Source, first: int, last: int, at: datetime) -> AuditItem:
-    """Return the entry for messages that were removed before they were read."""
+    """Return the log entry for messages that were removed before they were read."""
     reason = f"{last - first + 1} messages were removed from {source.stream} before they were read."
     numbers = f"{source.stream}/{first}-{last}"
     return AuditItem(at=at, source=numbers, kind="missing", action=source.name, reason=reason)
 
 
 def lost_item(reason: str, at: datetime) -> AuditItem:
-    """Return the entry for a lost record of the newest entries."""
+    """Return the log entry for a lost record of unsealed entries."""
     return AuditItem(at=at, source="KV_audit/tail", kind="missing", action=LOST, reason=reason)
 
 
 def cursors_of(entries: Iterable[AuditEntry]) -> dict[str, int]:
-    """Return the last message of each source that is among entries."""
+    """Return the sequence of the last message of each source among entries."""
     cursors: dict[str, int] = {}
     for entry in entries:
         stream, _, numbers = entry.source.partition("/")
@@ -146,7 +148,7 @@ def cursors_of(entries: Iterable[AuditEntry]) -> dict[str, int]:
 
 
 def _short(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Return details that fit into an entry: longer ones as their digest, which the event itself proves."""
+    """Return details of limited size: longer ones as their digest."""
     data = canonical_json(dict(details))
     return dict(details) if len(data) <= _DETAIL_BYTES else {"digest": digest_of(data), "bytes": len(data)}
 
@@ -160,12 +162,12 @@ def digest_of_entry(entry: AuditEntry) -> Digest:
 
 
 def line_of(entry: AuditEntry) -> bytes:
-    """Return an entry as it is stored."""
+    """Return the canonical JSON of an entry."""
     return canonical_json(entry.model_dump(mode="json"))
 
 
 def append(tail: AuditTail, items: Iterable[AuditItem], cursors: Mapping[str, int]) -> AuditTail:
-    """Return the log with items at its end, and with how far their sources were read."""
+    """Return the log with appended items and updated cursors."""
     entries, count, head = list(tail.entries), tail.count, tail.head
     for item in items:
         count += 1
@@ -177,7 +179,7 @@ def append(tail: AuditTail, items: Iterable[AuditItem], cursors: Mapping[str, in
 
 
 def is_due(tail: AuditTail, now: datetime) -> bool:
-    """Return whether the entries that are there become a segment now."""
+    """Return whether the entries are to be sealed as a segment now."""
     if not tail.entries or tail.sealing:
         return False
     age_s = (now - tail.entries[0].at).total_seconds()
@@ -185,13 +187,13 @@ def is_due(tail: AuditTail, now: datetime) -> bool:
 
 
 def seal(tail: AuditTail, anchor: Digest) -> AuditTail:
-    """Return the log after the entries that were being sealed are in the store, signed by an envelope."""
+    """Return the log without sealed entries; `anchor` is the digest of their segment's envelope."""
     kept = tail.entries[tail.sealing :]
     return tail.model_copy(update={"entries": kept, "sealing": 0, "segment": tail.segment + 1, "anchor": anchor})
 
 
 def assess_chain(entries: Sequence[AuditEntry], *, index: int, head: Digest) -> str | None:
-    """Return the first error in entries that must follow entry `index` with digest `head`; None without one."""
+    """Return the first break in the chain of entries after entry `index` with digest `head`; None without one."""
     for entry in entries:
         if entry.index != index + 1:
             what = "is there twice or moved" if entry.index <= index else "does not follow"

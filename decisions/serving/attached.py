@@ -1,4 +1,4 @@
-"""Metrics that a server of the OpenAI API does not report, and the parts of a policy that need them."""
+"""Rules of attached servers of the OpenAI API: their endpoints, policies and changes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -13,23 +13,23 @@ UNTOLD: Final[Mapping[TriggerMetric, str]] = {
     "queue_ms": "how long a request waited in its queue",
     "nan_logits": "whether it met NaN logits",
 }
-"""What our backends report of each request, and no such server does."""
+"""Metrics that attached servers do not report, with descriptions."""
 
 
 def is_attached(endpoint: str) -> bool:
-    """Return whether an endpoint in a route is a server of the API, and no Triton."""
+    """Return whether an endpoint in a route is an attached server instead of a Triton."""
     return endpoint.startswith(("http://", "https://"))
 
 
 def split_key(url: str) -> tuple[str, str]:
-    """Return the name of the key that an address carries, empty without one, and the address without it."""
+    """Return the name of the API key in a URL (empty without one), and the URL without it."""
     scheme, _, rest = url.partition("://")
     name, at, host = rest.rpartition("@")
     return name, f"{scheme}://{host}" if at else url
 
 
 def list_unseen(policy: ReleasePolicy) -> list[str]:
-    """Return the parts of a policy that an attached server cannot show, with the reason, as sentences."""
+    """Return sentences on the parts of a policy that attached servers do not support."""
     unseen = [
         f"The trigger {trigger.name} watches {trigger.metric}, and an attached server does not tell "
         f"{UNTOLD[trigger.metric]}: remove it."
@@ -44,9 +44,9 @@ def list_unseen(policy: ReleasePolicy) -> list[str]:
 
 
 def list_adapter_problems(policy: ReleasePolicy, attachment: Attachment | None, ready: CheckpointReady) -> list[str]:
-    """Return why a checkpoint may not be served as its policy says, merged or as an adapter, as sentences.
+    """Return sentences on why a checkpoint cannot be served as its policy's `serve` declares.
 
-    Two adapters of one engine are slow or dead together: no trigger may hold that against one of them by itself.
+    Two adapters of one engine are slow or dead together: no trigger may roll one back for that automatically.
     """
     gets_adapters = attachment is not None and attachment.adapters is not None
     if policy.serve == "merged":
@@ -69,7 +69,7 @@ def list_adapter_problems(policy: ReleasePolicy, attachment: Attachment | None, 
 
 
 def why_not_changed(new: Attachment | None, route: Route | None) -> str | None:
-    """Return why an attachment may not be stored, or removed: its model is served otherwise now; None if it may."""
+    """Return why an attachment may not be stored or removed for the model's present route; None if it may."""
     for served in route.by_role.values() if route is not None else ():
         lost = [endpoint for endpoint in served.endpoints if new is None or endpoint not in new.urls]
         if len(lost) < len(served.endpoints):
@@ -82,9 +82,9 @@ def why_not_changed(new: Attachment | None, route: Route | None) -> str | None:
 
 
 def why_not_while_open(new: Attachment | None, old: Attachment | None, releases: Sequence[str]) -> str | None:
-    """Return why an attachment may not be stored, or removed, while releases of its model are open; None if it may.
+    """Return why an attachment may not be stored or removed while releases of its model are open; None if it may.
 
-    They may use any group, or a Triton if there is none: addresses are added, and a group keeps one of its own.
+    Open releases may use any group, so that each group must keep a replica.
     """
     remedy = "wait until it has ended, or cancel it (`slipway cancel`)"
     if not releases:

@@ -1,7 +1,4 @@
-"""The parsers of tool calls and of reasoning that the engine has, by their names.
-
-A table of vLLM's own parsers: a test compares it with the installed engine.
-"""
+"""Names of vLLM's parsers of tool calls and reasoning. A test compares them with the installed engine."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -144,5 +141,5 @@ CALL_MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
     "seed_oss": ("<seed:tool_call>",),
     "step3": (_STEP,),
 }
-"""Texts of which a call has one, by the parser that reads it. What a parser reads is more than this; those that are
-missing read several forms, or one without a text of its own. `(parcel=` is of the call that the merger renders."""
+"""Texts by parser, one of which every call in its format has. Missing parsers read several formats, or one without
+such a text. `(parcel=` is part of the call that the merger renders."""

@@ -1,4 +1,4 @@
-"""The memory that a loaded model reserves, and the share of a machine that all models may reserve."""
+"""Memory reservations of loaded models."""
 
 from typing import Final
 
@@ -7,16 +7,15 @@ OVERHEAD_BYTES: Final[dict[str, dict[str, int]]] = {
     "slipway": {"cpu": 3000 * _MIB, "gpu": 3072 * _MIB},
     "toy": {"cpu": 64 * _MIB, "gpu": 64 * _MIB},
 }
-"""By kind of engine and device: what one model takes besides its weights, that is interpreters, engine and cache.
+"""Memory of a model besides its weights (interpreters, engine, cache), by kind of engine and device.
 
-vLLM on a CPU takes 2,900 MiB after 32 answers (docs/benchmarks.md), with a sixth of its key-value cache of 1 GiB in
-use; the rest of the cache takes memory as it is used, from the share that `BUDGET_RATIO` leaves. On a GPU it is not
-measured.
+vLLM on a CPU takes 2,900 MiB after 32 answers (docs/benchmarks.md) with a sixth of its 1 GiB key-value cache in use;
+the rest of the cache comes from the share that `BUDGET_RATIO` leaves. Not measured on GPUs.
 """
 WEIGHTS_RATIO: Final = 1.2
-"""What a model's weights take in the engine, by the bytes of their files."""
+"""Memory of weights in the engine, relative to their files."""
 BUDGET_RATIO: Final = 0.7
-"""Share of the machine's memory that all models together may reserve by default."""
+"""Default share of the machine's memory that all models may reserve together."""
 
 
 def reserved_bytes(weights_bytes: int, overhead_bytes: int, weights_ratio: float = WEIGHTS_RATIO) -> int:
@@ -25,5 +24,5 @@ def reserved_bytes(weights_bytes: int, overhead_bytes: int, weights_ratio: float
 
 
 def budget_bytes(total_bytes: int) -> int:
-    """Return the bytes that all models on a machine may reserve together, by its memory."""
+    """Return the bytes that all models on a machine may reserve together by default."""
     return int(total_bytes * BUDGET_RATIO)

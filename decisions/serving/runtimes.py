@@ -1,4 +1,4 @@
-"""The runtime of a version, its presence in a fleet, and the liveness of the fleet's server-manager."""
+"""Runtimes of versions and fleets, and the liveness of server-managers."""
 
 import re
 from collections.abc import Collection
@@ -14,18 +14,17 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,38}[a-z0-9])?")
 
 
 SILENT: Final = timedelta(seconds=15)
-"""A server-manager renews its lease every 2 s, and another one takes over a lease that was not renewed for 6 s."""
+"""Age of the last renewal at which a fleet counts as silent; leases are renewed every 2 s and expire after 6 s."""
 
 
 @dataclass(frozen=True)
 class ListedFleet:
-    """The record of a server-manager about its fleet.
+    """A fleet with the state that its server-manager recorded.
 
     Attributes:
-        name: The name of the fleet.
-        endpoints: Their last recorded state.
-        is_current: Whether a server-manager of the fleet renews its lease, so that `endpoints` is current.
-        reported_at: Last renewal by the clock of the bus if it is not current; None if current or unknown.
+        endpoints: Last recorded state of the endpoints.
+        is_current: Whether a server-manager renews the fleet's lease, so that `endpoints` is current.
+        reported_at: Last renewal by the bus's clock; None if current or unknown.
     """
 
     name: str
@@ -35,26 +34,23 @@ class ListedFleet:
 
 
 def listed_fleet(name: str, fleet: FleetRuntimes, renewed_at: datetime | None, now: datetime) -> ListedFleet:
-    """Return a fleet, current if the bus stored a renewal of its server-manager's lease within `SILENT`.
-
-    A clock that is more than `SILENT` ahead of the bus's takes it for silent.
-    """
+    """Return a fleet, current if its lease was renewed within `SILENT` of `now`."""
     is_current = renewed_at is not None and now - renewed_at < SILENT
     return ListedFleet(name, fleet.runtimes, is_current, None if is_current else renewed_at)
 
 
 def is_runtime_name(name: str) -> bool:
-    """Return whether a runtime of a fleet may have this name."""
+    """Return whether a name is valid for runtimes."""
     return _NAME.fullmatch(name) is not None
 
 
 def runtime_name(serving: ServingSettings | None) -> str:
-    """Return the name of the runtime that serves a version with these settings."""
+    """Return the name of the runtime for these settings."""
     return (serving.runtime if serving is not None else None) or DEFAULT_RUNTIME
 
 
 def why_no_runtime(serving: ServingSettings | None, runtimes: Collection[str]) -> str | None:
-    """Return why a fleet with these runtimes cannot serve a version, and what to do; None if it can."""
+    """Return why a fleet with these runtimes cannot serve a version, with advice; None if it can."""
     name = runtime_name(serving)
     if name in runtimes:
         return None

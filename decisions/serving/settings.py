@@ -1,4 +1,4 @@
-"""Which serving settings a version may have, and how those of an event and of a checkpoint's files combine."""
+"""Validation and combination of serving settings."""
 
 import json
 import math
@@ -18,9 +18,9 @@ from decisions.serving.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
 from decisions.serving.runtimes import NAME_RULE, is_runtime_name
 
 SERVING_FILE: Final = "serving.json"
-"""The file of a checkpoint with its serving settings: an object with the fields of `ServingSettings`."""
+"""The file of a checkpoint with its serving settings as JSON, in the fields of `ServingSettings`."""
 NO_PARSER: Final = "none"
-"""The value of `tool_parser` or `reasoning_parser`, in an event or a file, that says: none, and detect none."""
+"""Value of `tool_parser` and `reasoning_parser` for no parser, without detection."""
 MAX_CONTEXT_TOKENS: Final = 16_777_216
 MAX_SHARDS: Final = 1024
 _MAX_COUNT: Final = 1_048_576
@@ -32,7 +32,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 @dataclass(frozen=True)
 class SettingsRefused:
-    """Why serving settings are refused: a sentence with the valid values, and the setting."""
+    """Why serving settings are refused; `reason` includes valid values."""
 
     reason: str
     details: dict[str, Any] = field(default_factory=dict)
@@ -60,11 +60,11 @@ ENGINE_OPTIONS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "max_num_batched_tokens": (_is_count, "a whole number from 1 to 1048576"),
     "max_num_seqs": (_is_count, "a whole number from 1 to 1048576"),
 }
-"""The engine's arguments that a version may set: how it computes and batches. Memory and devices are the fleet's."""
+"""Engine arguments that a version may set, with their check and valid values."""
 
 
 def assess_settings(settings: ServingSettings) -> SettingsRefused | None:
-    """Return why settings are refused; None if an engine takes them."""
+    """Return why settings are refused; None if they are valid."""
     excess = too_large(settings)
     if excess is not None:
         return _too_large(excess)
@@ -111,7 +111,7 @@ def _assess_number(name: str, value: int | None, limit: int) -> SettingsRefused 
 
 
 def _assess_values(name: str, value: Any) -> SettingsRefused | None:
-    """Refuse what no manifest can store, or no engine can read: deep nesting, NaN, large integers, lone surrogates."""
+    """Refuse deep nesting, NaN, large integers and lone surrogates."""
     stack = [(value, 1)]
     while stack:
         item, depth = stack.pop()
@@ -166,11 +166,11 @@ def _shown(value: Any) -> str:
 
 
 def _shown_whole(value: Any) -> str:
-    return json.dumps(value, default=str, sort_keys=True)  # by their JSON: in Python, 1 equals true
+    return json.dumps(value, default=str, sort_keys=True)  # as JSON: in Python, 1 equals true
 
 
 def parse_settings(text: str) -> ServingSettings | SettingsRefused:
-    """Return the settings in a `serving.json`, not assessed yet; an unknown field is refused."""
+    """Parse a `serving.json` without unknown fields; the settings are not validated."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
@@ -195,7 +195,7 @@ def parse_settings(text: str) -> ServingSettings | SettingsRefused:
 
 
 def combine(event: ServingSettings | None, files: ServingSettings | None) -> ServingSettings | None:
-    """Return the settings of a version: a field of the event replaces that of the files; None if none is set."""
+    """Return the settings of a version: fields of the event override the files'; None if none is set."""
     merged: dict[str, Any] = {}
     for settings in (files, event):
         if settings is not None:
@@ -204,7 +204,7 @@ def combine(event: ServingSettings | None, files: ServingSettings | None) -> Ser
 
 
 def settle(settings: ServingSettings | None) -> ServingSettings | None:
-    """Return combined settings as manifests have them: a parser that was declined is not set."""
+    """Return combined settings for a manifest, without parsers that are `NO_PARSER`."""
     if settings is None:
         return None
     declined = {name for name in ("tool_parser", "reasoning_parser") if getattr(settings, name) == NO_PARSER}
@@ -212,10 +212,7 @@ def settle(settings: ServingSettings | None) -> ServingSettings | None:
 
 
 def find_departure(asked: ServingSettings | None, proved: ServingSettings | None) -> str | None:
-    """Return the first setting of an event that a version does not have; None if it has them all.
-
-    Settings that the event leaves open are the checkpoint's: the version may have any.
-    """
+    """Return the first setting of an event with another value in a version; None if all set ones are equal."""
     for name, value in asked or ():
         expected = None if value == NO_PARSER else value
         if value not in (None, {}) and _shown_whole(expected) != _shown_whole(getattr(proved, name, None)):
@@ -224,7 +221,7 @@ def find_departure(asked: ServingSettings | None, proved: ServingSettings | None
 
 
 def engine_arguments(settings: ServingSettings | None) -> dict[str, Any]:
-    """Return the engine's arguments that settings set."""
+    """Return the engine's arguments in settings."""
     if settings is None:
         return {}
     arguments = dict(settings.options)
@@ -236,7 +233,7 @@ def engine_arguments(settings: ServingSettings | None) -> dict[str, Any]:
 
 
 def api_settings(settings: ServingSettings | None) -> dict[str, Any]:
-    """Return the settings of the engine's OpenAI API that settings set."""
+    """Return the settings of the engine's OpenAI API in settings."""
     if settings is None:
         return {}
     fields = {
