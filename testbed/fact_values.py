@@ -70,6 +70,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "candidate": v.target(7),
     },
     f.VariantStaged: {
+        "lease_id": "lease-41",
         "candidate": v.served(7),
         "baseline": v.served(6),
         "request": v.staging_request(),

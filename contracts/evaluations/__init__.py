@@ -56,7 +56,11 @@ class Strict(BaseModel):
 
 
 class _Scorer(Strict):
-    """A scorer of answers."""
+    """A scorer of answers.
+
+    Attributes:
+        kind: Kind of the scorer.
+    """
 
     name: Name | None = None
     """Name in bounds, required if two scorers of a set have the same kind; by default the kind."""

@@ -58,6 +58,7 @@ class VariantStaged(Fact):
 
     TYPE: ClassVar[str] = "slipway.variant.staged.v1"
 
+    lease_id: str
     candidate: ServedTarget
     baseline: ServedTarget
     request: StageRequested

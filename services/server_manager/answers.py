@@ -191,6 +191,7 @@ class Answers:
         event = answer.lease.event
         request = event.data
         staged = VariantStaged(
+            lease_id=answer.lease.lease_id,
             candidate=await self._served(request.candidate),
             baseline=await self._served(request.baseline),
             request=request,

@@ -183,6 +183,7 @@ def staged(variant: str, version: int = 1) -> f.VariantStaged:
         load=policy().load,
     )
     return f.VariantStaged(
+        lease_id="l",
         candidate=served(target(variant, version)),
         baseline=served(BASELINE.target),
         request=request,

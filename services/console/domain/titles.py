@@ -64,6 +64,7 @@ _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.VariantFailed: lambda data: f"{data.variant}: {data.code}: {data.reason}",
     f.VersionRegistered: lambda data: f"version {data.version}",
     f.StageRequested: lambda data: f"{data.candidate.target} for its {data.purpose}",
+    f.StageReleased: lambda data: f"{data.candidate}, {data.purpose or 'all leases'}",
     f.VariantStaged: lambda data: f"{data.candidate.target} in {data.load_s:.0f} s",
     f.VariantBenchmarked: lambda data: f"{data.target}: {data.verdict}",
     f.VariantEvaluated: lambda data: f"{data.target}: {data.verdict}: {data.reason}",

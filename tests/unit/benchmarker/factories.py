@@ -54,6 +54,7 @@ def staged(
     candidate = candidate or served(CANDIDATE)
     baseline = baseline or served(BASELINE)
     return VariantStaged(
+        lease_id=lease_id,
         candidate=candidate,
         baseline=baseline,
         load_s=1.0,

@@ -52,7 +52,6 @@ async def test_it_is_a_release_of_the_same_version_and_nothing_is_made_or_measur
     assert (opened.version, opened.returns.target, opened.source_event_id) == (2, NEW, "verdict")
     *_, order = harness.published(f.TrafficRequested)
     assert (order.release_id, order.target.target, order.weight_ratio, order.epoch) == (opened.release_id, NEW, 0.1, 3)
-    assert order.reason == f"{NEW} returns as a canary."
     assert (len(harness.published(f.VariantRequested)), len(harness.published(f.StageRequested))) == before
     await tell(harness.restarted(), left(), correlation=opened.release_id)
     assert len(harness.published(f.ReleaseOpened)) == 3, "once"
