@@ -284,6 +284,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "details": {"epoch": 13},
     },
     f.OrderRefused: {
+        "order_type": f.QuarantineLifted.TYPE,
         "order_id": "quarantine.lifted.v1-1",
         "code": "stale_epoch",
         "reason": "The order was given for epoch 11 of the route of support-bot, which is at epoch 12 now.",

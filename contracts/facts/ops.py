@@ -263,5 +263,6 @@ class OrderRefused(Fact):
     TYPE: ClassVar[str] = "slipway.order.refused.v1"
 
     order_id: str
+    order_type: str
     code: Code
     reason: str

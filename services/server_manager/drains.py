@@ -74,7 +74,7 @@ class Drains:
     async def _answer(self, event: Event[EndpointOrdered], refusal: Refusal | None) -> None:
         fact: OrderAccepted | OrderRefused = OrderAccepted(order_id=event.id, order_type=event.type)
         if refusal is not None:
-            fact = OrderRefused(order_id=event.id, code=refusal.code, reason=refusal.reason)
+            fact = OrderRefused(order_id=event.id, order_type=event.type, code=refusal.code, reason=refusal.reason)
         entry = outbox_entry(
             fact,
             model=event.subject,

@@ -59,6 +59,7 @@ def order_refused(event: Event[Any], error: SlipwayError) -> OrderRefused:
     """Return the fact for a refused order."""
     return OrderRefused(
         order_id=event.id,
+        order_type=event.type,
         code=error.code,
         reason=error.sentence(),
     )

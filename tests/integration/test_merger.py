@@ -98,7 +98,7 @@ async def test_merges_lora_and_full_and_rejects_what_is_bad_beside_an_unreadable
         assert manifest.parity.mean_kl < 0.01 < manifest.parity.effect_kl
         assert manifest.rendered_prompt_digest
         assert manifest.method.dtype == "bfloat16"
-        assert merged.data.peak_rss_bytes > 50_000_000
+        assert manifest.peak_rss_bytes > 50_000_000
         assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
         assert merged.data.serving == manifest.serving == ServingSettings(reasoning_parser="qwen3", context_tokens=64)
         steps = {

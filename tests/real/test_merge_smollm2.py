@@ -105,7 +105,7 @@ async def test_the_service_merges_it_bit_by_bit_like_peft(js, settings, smollm2,
         (event,) = await wait_for_fact(js, CheckpointMerged, timeout_s=300)
     record_property("wall_s", time.monotonic() - started)
     merged = event.data
-    print(f"merged in {merged.duration_s:.1f} s, peak {merged.peak_rss_bytes / 1e9:.2f} GB, {merged.parity}")
+    print(f"merged in {merged.duration_s:.1f} s, {merged.parity}")
     assert merged.parity.mean_kl < 0.02
     assert merged.parity.top1_agreement_ratio > 0.9
     assert merged.parity.effect_kl > 4 * merged.parity.mean_kl

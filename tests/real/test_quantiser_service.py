@@ -93,7 +93,7 @@ async def test_int8_is_made_committed_measured_and_found_again(js, store, merged
     assert manifest.engine.name == "llmcompressor"
     assert manifest.calibration_digest != manifest.held_out_digest
     assert made.size_ratio < 1
-    assert made.peak_rss_bytes > 100_000_000
+    assert manifest.peak_rss_bytes > 100_000_000
     store.fetch_files(manifest.files, tmp_path / "fetched")
     assert "quantization_config" in json.loads((tmp_path / "fetched" / "config.json").read_text())
     steps = set()

@@ -101,7 +101,7 @@ GIST = (
     "cause",
     "deadline_at",
     "reason",
-    "actor",
+    "order_type",
     "message",
 )
 

@@ -260,7 +260,9 @@ def test_a_refused_order_says_why(tmp_path):
     made, story = World(tmp_path), Story(NOW)
     events = list(story.release("shop-bot", 1, 1, until="merging"))
     held = story.event(factories.fact(f.ReleaseHeld, release_id=RELEASE, paused=True), "shop-bot", RELEASE, by="oscar")
-    refused = factories.fact(f.OrderRefused, order_id=held.id, code="stale_epoch", reason="No.")
+    refused = factories.fact(
+        f.OrderRefused, order_id=held.id, order_type=held.data.TYPE, code="stale_epoch", reason="No."
+    )
     made.fill([*events, held, story.event(refused, "shop-bot", RELEASE)])
     page = made.client("oscar").get(f"/models/shop-bot/orders/{held.id}?release={RELEASE}").text
     assert "The order was refused: <code>stale_epoch</code>: No." in page
