@@ -111,10 +111,10 @@ class Reader:
         Raises:
             ReadError: The credential may not read it, or the bus gives no answer for `PATIENCE_S`.
         """
-        until = time.monotonic() + PATIENCE_S
+        js, until = self._client.jetstream(timeout=ACK_TIMEOUT_S), time.monotonic() + PATIENCE_S
         while True:
             try:
-                message = await _unless_refused(self._get(stream, subject), self._refused)
+                message = await _unless_refused(js.get_msg(stream, subject=subject, direct=True), self._refused)
             except NotFoundError:
                 return None
             except (asyncio.TimeoutError, nats.errors.Error) as error:
@@ -123,9 +123,6 @@ class Reader:
                 await asyncio.sleep(1.0)
             else:
                 return None if REMOVED in (message.headers or {}) else message.data
-
-    async def _get(self, stream: str, subject: str) -> Any:
-        return await self._client.jetstream(timeout=ACK_TIMEOUT_S).get_msg(stream, subject=subject, direct=True)
 
 
 async def _unless_refused(work: Awaitable[T], refused: asyncio.Future[None]) -> T:

@@ -117,7 +117,7 @@ def publish(
     """Upload a checkpoint and publish checkpoint.ready. Follow the release with `slipway status MODEL --follow`."""
     check_model(model)
     run = Run(
-        run_id or _folder_name(adapter),
+        run_id or (Path(adapter).resolve() if scheme_of(adapter) is None else Path(adapter.partition("@")[0])).name,
         hash_of(data, data_hash),
         hyperparameters=parse_values(hyperparameter or [], "hyperparameter"),
         evals=[parse_eval(item) for item in evaluated or []],
@@ -193,15 +193,6 @@ def hash_of(files: Sequence[Path] | None, given: str | None) -> str:
         return data_hash(files)
     except OSError as error:
         raise CommandError(f"the training data cannot be read: {error}", Exit.USAGE) from error
-
-
-def _folder_name(location: str) -> str:
-    """Return the name of a checkpoint's folder or repository."""
-    return (
-        location.partition("@")[0].rstrip("/").rsplit("/", 1)[-1]
-        if "://" in location
-        else Path(location).resolve().name
-    )
 
 
 def upload(

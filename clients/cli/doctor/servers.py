@@ -43,17 +43,12 @@ def ask_bus(connection: Connection) -> list[Finding]:
     stored = [info for info in infos if info.config.storage == StorageType.FILE]
     taken = {str(info.config.name): (info.state.bytes, info.config.max_bytes or -1) for info in stored}
     used = {str(info.config.name): (info.state.consumer_count, topology.consumer_limit(info.config)) for info in infos}
-    streams = assess_streams({str(info.config.name) for info in infos}, connection.nats_url)
-    return [streams, assess_bus(taken, allowed, connection.nats_url), assess_consumers(used)]
-
-
-def assess_streams(present: set[str], where: str) -> Finding:
-    """Return the finding on the streams and buckets of a bus: whether all are there."""
     own = {*(str(stream.name) for stream in topology.streams()), *(f"KV_{name}" for name in topology.BUCKETS)}
-    if missing := sorted(own - present):
-        advice = "run `python -m shared.messaging.provision`"
-        return failure("nats", f"{where} lacks the streams and buckets {', '.join(missing)}", advice)
-    return ok("nats", f"{where} answers, with JetStream and {len(present)} streams")
+    streams = ok("nats", f"{connection.nats_url} answers, with JetStream and {len(infos)} streams")
+    if missing := sorted(own - used.keys()):
+        lacking = f"{connection.nats_url} lacks the streams and buckets {', '.join(missing)}"
+        streams = failure("nats", lacking, "run `python -m shared.messaging.provision`")
+    return [streams, assess_bus(taken, allowed, connection.nats_url), assess_consumers(used)]
 
 
 async def _read(connection: Connection) -> tuple[list[StreamInfo], int | None]:

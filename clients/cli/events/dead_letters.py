@@ -34,11 +34,6 @@ class DeadLetter:
     headers: dict[str, str]
     body: bytes
 
-    @property
-    def is_truncated(self) -> bool:
-        """Return whether the message was too large to be copied whole; its stream holds all of it."""
-        return "Slipway-Truncated" in self.headers
-
 
 async def find(js: JetStreamContext, sequence: int) -> DeadLetter | None:
     """Return the dead letter of a number; None if there is none that this identity may read."""
@@ -104,7 +99,7 @@ async def requeue(js: JetStreamContext, letter: DeadLetter, administrator: str) 
     Raises:
         Permanent: `malformed_event` if the message is too large to be published again.
     """
-    if letter.is_truncated:
+    if "Slipway-Truncated" in letter.headers:  # its stream has the whole message
         raise Permanent("malformed_event", f"The message on {letter.subject} is larger than the bus can requeue.")
     keep = {key: value for key, value in letter.headers.items() if not key.startswith("Slipway-")}
     headers = {**keep, "Nats-Msg-Id": f"{DEADLETTER_PREFIX}:{letter.sequence}"}
