@@ -163,7 +163,7 @@ ADVICE: dict[Code, str] = {
     "work_abandoned": "A message of this release failed permanently; see slipway deadletters, fix the cause, then publish with a higher attempt.",
     "superseded": "A newer release or order replaced this one; no action is needed.",
     "cancelled": "It was ended before it was done; the reason says by whom. A cancelled release can be published again with a higher attempt.",
-    "quarantined": "This target was rolled back; lift the quarantine before promoting it again.",
+    "quarantined": "This target was rolled back; publish its checkpoint again with a higher attempt.",
     "stale_epoch": "The route changed since this was ordered, so the order is void; see slipway routes, then order or publish again.",
     "no_previous_target": "There is no target to roll back to; see slipway routes, and name a version with --to if one is loaded.",
     "previous_not_ready": "The previous target must be loaded and answering before traffic moves.",
