@@ -32,7 +32,7 @@ def publishable(value: Any) -> Any:
             return value
     except (TypeError, ValueError, RecursionError):  # a lone surrogate, NaN, an integer of 5,000 digits …
         pass
-    return _shorten(value, DETAIL_CHARS) if isinstance(value, str) else f"{type(value).__name__}, too large to show"
+    return _shorten(value, DETAIL_CHARS) if isinstance(value, str) else f"{type(value).__name__}, that cannot be shown"
 
 
 def _shorten(text: str, chars: int) -> str:

@@ -141,7 +141,7 @@ class _Watching:
         self._has_asked = False
 
     def begin(self, client: Client) -> None:
-        """Watch a connection to a cluster until it is closed."""
+        """Start to check whether the server is cut off from its cluster, until the connection is closed."""
         if not client._server_info.get("cluster"):  # noqa: SLF001 - nats-py has no public name for it
             return
         from shared.messaging.isolation import EVERY_S, Isolation  # what commands on one server do without

@@ -63,7 +63,7 @@ class Document:
         return Problem(self.file, self.line_of(location), ".".join(map(str, location)), message)
 
     def problems(self, error: ValidationError, kind: type[BaseModel]) -> list[Problem]:
-        """Return the errors of a validation as a type, by line; of nested errors only the innermost."""
+        """Return a model's validation errors, sorted by line; of nested errors only the innermost."""
         errors = error.errors()
         inner = [each for each in errors if not any(_is_inside(other["loc"], each["loc"]) for other in errors)]
         listed = [self.problem(_describe(each, kind, each["loc"]), *each["loc"]) for each in inner]

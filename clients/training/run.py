@@ -51,7 +51,7 @@ class Published:
 
 
 def _inputs(facts: CheckpointReady | ReleaseOpened, policy: ReleasePolicy) -> tuple[Any, ...]:
-    """Return the inputs that identify a release, as `release_key` of the registry does."""
+    """Return the inputs of the registry's release id: those of its key, and the attempt."""
     sets = (ref and ref.digest for ref in (facts.calibration, facts.evaluation))
     training = facts.training.model_dump(mode="json", exclude={"finished_at"})
     serving = facts.serving.model_dump(mode="json", exclude_none=True) if facts.serving is not None else {}

@@ -196,7 +196,7 @@ class Bound(Strict):
 
     @property
     def least_margin(self) -> float:
-        """Return the smallest distance between a perfect figure and a limit; it needs the most rows."""
+        """Return the smallest distance of a limit from a perfect score; to prove it takes the most rows."""
         margins = (self.max_drop, self.max_drop_from_anchor, None if self.min_value is None else 1.0 - self.min_value)
         return min(margin for margin in margins if margin is not None)
 

@@ -148,7 +148,7 @@ def subjects_about(stream: str, model: str) -> list[str]:
 
 
 def readable_models(allowed: Iterable[str]) -> tuple[str, ...] | None:
-    """Return the readable models of an identity from its permitted publish subjects; None for all."""
+    """Return the models whose events an identity may consume; None for all."""
     patterns = tuple(allowed)
     if any(_covers(pattern, _EVERY_MESSAGE) for pattern in patterns):
         return None

@@ -75,7 +75,7 @@ class TriggerState(Contract):
 
     @property
     def peak(self) -> float:
-        """Return the strongest evidence so far against the active target, or the present one against a candidate."""
+        """Return the evidence against a target: the highest so far if it is active, the current if a candidate."""
         if self.detector is not None:
             return self.detector.peak
         return self.candidate.e_value if self.candidate is not None else 0.0

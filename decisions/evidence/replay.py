@@ -121,7 +121,7 @@ def _blocks_of(trigger: Trigger, summary: WindowSummarised, recorded: Iterable[T
 
 
 def _counts_alike(recorded: Trigger, trigger: Trigger) -> bool:
-    """Return whether two triggers find the same requests bad."""
+    """Return whether two triggers find the same requests bad; a goodput depends on other triggers, too."""
     figure = trigger.rule.limits == "figure"
     alike = (recorded.threshold, recorded.is_lower_bound) == (trigger.threshold, trigger.is_lower_bound)
-    return recorded.metric == trigger.metric and (alike or not figure)
+    return recorded.metric == trigger.metric != "goodput_ratio" and (alike or not figure)

@@ -148,7 +148,7 @@ def _check_metadata(metadata: Any, limits: CostLimits) -> Refusal | None:
 
 
 def _check_structures(body: Mapping[str, Any]) -> Refusal | None:
-    """Refuse tools other than functions, and answer structures other than JSON schemas and choices."""
+    """Refuse tools other than functions, and unsupported answer formats and `include` values."""
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type", "function") if isinstance(tool, dict) else "function"

@@ -42,7 +42,7 @@ def newest(known: Route | None, stored: Route | None) -> Route | None:
 
 
 def revives_barred(stored: Route, known: Route) -> bool:
-    """Return whether a route sends traffic or copies of requests to a target that another route bars."""
+    """Return whether a route asks a target that another route has quarantined or suspended."""
     asked = (*stored.in_traffic, stored.shadowed)
     return any(served is not None and known.is_barred(served.target) for served in asked)
 

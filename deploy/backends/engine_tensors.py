@@ -135,12 +135,12 @@ def parse_http(request: Any) -> HttpAsk | Abort | None:
             deadline_s=float(head["deadline_s"]),
             model=str(head["model"]) if head.get("model") else None,
             cache_salt=str(head["cache_salt"]) if head.get("cache_salt") else None,
-            stream=str(head.get("stream") or ""),
+            stream=str(head["stream"]),
             holder=str(head.get("holder") or ""),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise BadRequestError(
-            f"http_request must be a JSON object with method, path, request_id and deadline_s: {error!r}"
+            f"http_request must be a JSON object with method, path, request_id, deadline_s and stream: {error!r}"
         ) from error
 
 

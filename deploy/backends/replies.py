@@ -177,7 +177,7 @@ class _Frame:
             self.flush()
 
     def flush(self) -> None:
-        """Send the waiting parts, and end the requests with their last part among them."""
+        """Send the waiting parts, and end the requests that are complete."""
         if not self._parts:
             return
         parts, self._parts, self._bytes = self._parts, [], 0

@@ -15,7 +15,7 @@ TIMEOUT_S = 5.0
 
 
 def own_url() -> str:
-    """Return the address of the readiness of the service in this container."""
+    """Return the readiness URL of this container's service."""
     port = os.environ.get("GATEWAY_ADMIN_PORT") or os.environ.get("SLIPWAY_HTTP_PORT", "8080")
     return f"http://127.0.0.1:{port}/readyz"
 

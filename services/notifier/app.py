@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from itertools import product
 from weakref import WeakValueDictionary
 
 import structlog
@@ -14,7 +13,7 @@ from prometheus_client import Counter
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from services.notifier.domain import notices
-from services.notifier.domain.notices import ModelNotices, Notice, Receiver
+from services.notifier.domain.notices import ModelNotices, Notice, Receiver, Taken
 from services.notifier.ports import Sender, SendFailedError
 from shared.errors import Transient
 from shared.messaging.bus import Bus
@@ -43,7 +42,8 @@ class Notifier:
 
     async def alert(self, event: Event[AlertRaised] | Event[AlertUpdated] | Event[AlertResolved]) -> None:
         """Send an alert, or its end; newer figures only to receivers that have not taken it yet."""
-        noted = partial(notices.note_alert, alert=event.data, at=event.time, now=self.clock.now())
+        names = [receiver.name for receiver in self.receivers]
+        noted = partial(notices.note_alert, alert=event.data, at=event.time, now=self.clock.now(), receivers=names)
         await self._send_due(event.subject, noted)
 
     async def rollback_failed(self, event: Event[RollbackFailed]) -> None:
@@ -66,14 +66,21 @@ class Notifier:
         """Change a model's record, send what is due then to all receivers at once, and return it."""
         async with self._locks.setdefault(model, asyncio.Lock()):
             record = await self._edit(model, change)
-            pairs = product(record.notices.items(), self.receivers)
-            await asyncio.gather(*(self._send(receiver, *known, repeated=repeated) for known, receiver in pairs))
+            await asyncio.gather(*(self._send_to(receiver, record, repeated=repeated) for receiver in self.receivers))
             return record
 
-    async def _send(self, receiver: Receiver, key: str, notice: Notice, *, repeated: bool) -> None:
-        """Send a receiver what is due of a notice up to the first failure, and note each part at once."""
+    async def _send_to(self, receiver: Receiver, record: ModelNotices, *, repeated: bool) -> None:
+        """Send a receiver what is due of a model's notices at once, and note what it took."""
+        known = record.notices.items()
+        sent = await asyncio.gather(*(self._send(receiver, *each, repeated=repeated) for each in known))
+        if taken := [each for part in sent for each in part]:
+            await self._edit(record.model, partial(notices.note_sent, taken=taken))
+
+    async def _send(self, receiver: Receiver, key: str, notice: Notice, *, repeated: bool) -> list[Taken]:
+        """Send a receiver what is due of a notice up to the first failure, and return what it took."""
+        taken: list[Taken] = []
         if receiver.name in self._failing and not repeated:
-            return
+            return taken
         for transition in notice.due(receiver, repeated=repeated and receiver.kind == "alertmanager"):
             try:
                 await self.sender.send(receiver, notice, transition)
@@ -82,11 +89,11 @@ class Notifier:
                 self.counted.labels(receiver.name, "failed").inc()
                 log = structlog.get_logger().bind(receiver=receiver.name, alert=key, transition=transition)
                 log.warning("not sent, will be tried again", reason=str(error))
-                return
+                break
             self._failing.discard(receiver.name)
             self.counted.labels(receiver.name, "sent").inc()
-            sent = partial(notices.note_sent, key=key, receiver=receiver.name, transition=transition)
-            await self._edit(notice.alert.target.model, sent)
+            taken.append((key, receiver.name, transition))
+        return taken
 
     async def _edit(self, model: str, change: Callable[[ModelNotices], ModelNotices]) -> ModelNotices:
         """Change the record of a model, and return the new record."""

@@ -205,7 +205,7 @@ class TeamUse:
 
 
 def _is_reserved(record: ModelRecord, release_id: str) -> bool:
-    """Return whether a release without a record is only reserved; otherwise its record is unreadable."""
+    """Return whether a release has no record yet; otherwise its record is unreadable."""
     return record.opening is not None and record.opening.release_id == release_id
 
 

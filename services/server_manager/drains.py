@@ -37,7 +37,7 @@ OVERDUE_S = 10.0
 
 
 class Drains:
-    """Drains of the leading process: pending orders, transfers and their obstacles."""
+    """Drains of endpoints by the leader: orders, transfers and their obstacles."""
 
     def __init__(
         self,

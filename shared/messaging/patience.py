@@ -148,10 +148,10 @@ class PacedPull(JetStreamContext.PullSubscription):
     """
 
     async def fetch(self, batch: int = 1, timeout: float | None = 5, heartbeat: float | None = None) -> list[Msg]:  # noqa: ASYNC109 - of nats-py
-        """Return the messages of `PullSubscription.fetch`.
+        """Pull messages; a refused request is repeated for a while.
 
         Raises:
-            ServiceUnavailableError: No server takes the request, for `_UNKNOWN_S` seconds.
+            ServiceUnavailableError: It is still refused after `_UNKNOWN_S` seconds.
         """
 
         async def pull(_limit_s: float) -> list[Msg]:

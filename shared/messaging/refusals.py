@@ -35,7 +35,7 @@ class Refusals:
         self._waiting: defaultdict[str, set[asyncio.Future[Msg]]] = defaultdict(set)
 
     async def note(self, error: Exception) -> None:
-        """Handle an error of the client; a refusal fails the pending requests that it names."""
+        """Note a refused key; fail the pending requests to a subject that an error refuses."""
         if _AUTHORIZATION in str(error).lower():
             self._reject()
             return

@@ -231,7 +231,7 @@ async def close_streams(channel: Any) -> None:
 
 
 class EngineStream:
-    """The concurrent requests to a target."""
+    """One gRPC stream to a target, with its concurrent requests."""
 
     def __init__(self, channel: Any, triton_name: str, on_end: Callable[["EngineStream"], None]) -> None:
         """Start the call, which connects in the background; `on_end` is called after its end."""

@@ -306,7 +306,7 @@ class _Follower(Generic[M]):
                 wait_s, retry_s = retry_s, _doubled(retry_s)
 
     async def _read_after(self, wait_s: float) -> bool:
-        """Return whether the bus answered."""
+        """Wait, then read all records; return False if the bus did not answer."""
         await asyncio.sleep(wait_s)
         try:
             await self._read_all()

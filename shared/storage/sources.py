@@ -69,7 +69,7 @@ class Quota:
 class DiskFolder:
     """A folder on disk; links may only lead below the allowed roots."""
 
-    def __init__(self, uri: str, roots: tuple[Path, ...], quota: Quota) -> None:
+    def __init__(self, uri: str, roots: tuple[Path, ...], quota: Quota | None = None) -> None:
         self.uri = uri
         self._quota = quota
         self._copied = 0
@@ -83,7 +83,8 @@ class DiskFolder:
             for name in self.names:
                 self._require_inside(resolved(self._path / name))
             self.size_bytes = sum((self._path / name).stat().st_size for name in self.names)
-        quota.check(uri, len(self.names), self.size_bytes)
+        if quota is not None:
+            quota.check(uri, len(self.names), self.size_bytes)
 
     def fetch(self, name: str, into: Path, count: OnBytes | None = None) -> Path:
         """Copy one file into a folder and return the copy's path.
@@ -98,7 +99,8 @@ class DiskFolder:
                 with os.fdopen(descriptor, "rb", closefd=False) as source, (into / name).open("wb") as copy:
                     while chunk := source.read(CHUNK_BYTES):
                         self._copied += len(chunk)
-                        self._quota.check(self.uri, len(self.names), self._copied)  # a file may have grown
+                        if self._quota is not None:  # a file may have grown
+                            self._quota.check(self.uri, len(self.names), self._copied)
                         copy.write(chunk)
                         if count is not None:
                             count(len(chunk))

@@ -195,7 +195,7 @@ async def test_orders_about_a_release_are_given_and_answered_while_streams_have_
             assert (status, answer in err) == (1, True), (given, err)
         for given, answer in (
             (("pause", MODEL), f"paused {MODEL} v1"),
-            (("pause", f"{MODEL}@candidate"), "was paused by oscar"),
+            (("pause", f"{MODEL}@candidate"), f"paused {MODEL} v1"),
             (("resume", f"{MODEL}@v1"), f"{MODEL} v1 goes on"),
             (("approve", MODEL), "1 of 2 approvals are there"),
             (("approve", release, "--json"), digest),

@@ -118,7 +118,7 @@ class ObjectCopier:
 
 
 def put_objects_back(store: SourceStore, folder: Folder, copies: Iterable[ObjectCopy], now: datetime) -> None:
-    """Write copied objects with their current retentions into an empty store."""
+    """Restore backed-up objects and unexpired retentions to an empty store."""
     locks = store.has_lock()
 
     def put_back(copy: ObjectCopy) -> None:

@@ -56,7 +56,7 @@ class EndpointRow(Screen):
     """A Triton endpoint: state, targets, memory, and the gateways' load on it.
 
     Attributes:
-        state: `ejected` if a gateway sends it no requests; otherwise server-manager's state.
+        state: Server-manager's; `ejected` if that is `serving` and a gateway ejects a target.
         since: Start of the state; None if unknown.
         is_current: Whether the fleet's server-manager reports; if not, only gateway figures are current.
         reported_at: Time of the last report, if server-manager stopped reporting; None if unknown.
@@ -67,7 +67,7 @@ class EndpointRow(Screen):
         budget_bytes: Limit of reservations, alone or with other endpoints; None if unknown.
         outstanding_tokens: Tokens outstanding at the endpoint; None if no gateway reports.
         gateways: Gateway processes that report.
-        ejecting: Gateway processes that eject it.
+        ejecting: Gateway processes that eject it for a target.
     """
 
     fleet: str

@@ -215,7 +215,7 @@ class Recorder:
         self.problem: str | None = None
 
     def record(self, record: Inference | MirroredPair) -> None:
-        """Add a record, or a pair; return at once."""
+        """Queue a record or a pair; a full queue drops its oldest."""
         if len(self._records) == self._records.maxlen:
             self._on_drop()
         self._records.append(record)

@@ -152,7 +152,7 @@ def build_base(folder: Path) -> tuple[Any, int, list[str]]:
 
 
 def find_ignored(inputs: MergeInputs, model: Any, expected: domain.ExpectedTensors) -> set[str]:
-    """Return the tensors of both folders that transformers skips on loading."""
+    """Return the tensors of the base, and of full weights, that transformers skips on loading."""
     names = {*inputs.base_metadata.tensors}
     if inputs.job.kind == "full":
         names |= {*inputs.checkpoint_metadata.tensors}

@@ -1,5 +1,6 @@
 """The notifier's record of a model: its alerts, what receivers took of them, and the effect of events."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
@@ -9,12 +10,12 @@ from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFa
 from contracts.facts.watch import Severity
 from contracts.vocabulary import Contract, Instant, ModelName, StoredRecord
 
-KEPT = timedelta(days=1)
-"""How long a resolved alert is remembered, so that what comes again is not sent again."""
-OLDEST = timedelta(days=7)
-"""An event of an alert that is not in the record is ignored if it is older."""
+KEPT = timedelta(days=7)
+"""How long a resolved alert is remembered; an older event of an unknown alert is ignored."""
 MOST_ENDED = 1000
 Kind = Literal["alertmanager", "webhook", "slack"]
+Taken = tuple[str, str, str]
+"""The key of a notice, the name of a receiver, and the transition that it took."""
 
 
 class Receiver(Contract):
@@ -45,7 +46,7 @@ class Notice(Contract):
     Attributes:
         resolved_at: When it ended; None while it is open.
         rollback: Why no automatic rollback follows from it; None unless one failed, or was held.
-        sent: What receivers took of it, by their names.
+        sent: What each receiver took of it; those that were added later have no entry.
     """
 
     alert: AlertRaised
@@ -59,7 +60,8 @@ class Notice(Contract):
         With `repeated` an open alert is due again that the receiver took.
         """
         taken = self.sent.get(receiver.name, ())
-        if not taken and not receiver.takes(self.alert):
+        is_late = self.resolved_at is not None and receiver.name not in self.sent
+        if is_late or (not taken and not receiver.takes(self.alert)):
             return []
         due = ["raised"]
         if self.resolved_at is not None:
@@ -82,18 +84,23 @@ class ModelNotices(StoredRecord):
 
 
 def note_alert(
-    record: ModelNotices, alert: AlertRaised | AlertUpdated | AlertResolved, at: datetime, now: datetime
+    record: ModelNotices,
+    alert: AlertRaised | AlertUpdated | AlertResolved,
+    at: datetime,
+    now: datetime,
+    receivers: Iterable[str],
 ) -> ModelNotices:
     """Return the record with an alert, its newer figures, or its end; one of a drill is ignored, unless it is known."""
     key = f"{alert.alert_id}@{alert.raised_at.isoformat()}"
     notice = record.notices.get(key)
-    if notice is None and (alert.drill is not None or now - at > OLDEST):
+    if notice is None and (alert.drill is not None or now - at > KEPT):
         return record
     if notice is not None and (notice.resolved_at is not None or isinstance(alert, AlertRaised)):
         return record
     newest = AlertRaised.model_validate(alert.model_dump(by_alias=True))
     resolved_at = at if isinstance(alert, AlertResolved) else None
-    return record.with_changes(key, notice or Notice(alert=newest), alert=newest, resolved_at=resolved_at)
+    notice = notice or Notice(alert=newest, sent=dict.fromkeys(receivers, ()))
+    return record.with_changes(key, notice, alert=newest, resolved_at=resolved_at)
 
 
 def note_rollback_failed(record: ModelNotices, rollback: RollbackFailed) -> ModelNotices:
@@ -104,13 +111,14 @@ def note_rollback_failed(record: ModelNotices, rollback: RollbackFailed) -> Mode
     return record
 
 
-def note_sent(record: ModelNotices, key: str, receiver: str, transition: str) -> ModelNotices:
-    """Return the record with what a receiver took of a notice."""
-    notice = record.notices.get(key)
-    if notice is None or transition in notice.sent.get(receiver, ()):
-        return record
-    sent = {**notice.sent, receiver: (*notice.sent.get(receiver, ()), transition)}
-    return record.with_changes(key, notice, sent=sent)
+def note_sent(record: ModelNotices, taken: Iterable[Taken]) -> ModelNotices:
+    """Return the record with what receivers took of notices."""
+    for key, receiver, transition in taken:
+        notice = record.notices.get(key)
+        before = notice.sent.get(receiver, ()) if notice is not None else ()
+        if notice is not None and transition not in before:
+            record = record.with_changes(key, notice, sent={**notice.sent, receiver: (*before, transition)})
+    return record
 
 
 def prune(record: ModelNotices, now: datetime) -> ModelNotices:

@@ -169,7 +169,7 @@ class Terms(Protocol):
         """Return the last process that took the engines over; None if unknown."""
 
     def holds(self, leader: Leader) -> bool:
-        """Return whether the storage of every engine names this leader."""
+        """Return whether every engine's stored leader is this process."""
 
     def write(self, leader: Leader) -> None:
         """Store the process that takes the engines over; raise OSError if that fails."""

@@ -1,4 +1,4 @@
-"""Moves: updates of a route to the endpoints where its targets are loaded; and copies to unload."""
+"""Plans moves, updates of a route to the endpoints where its targets are loaded, and copies to unload."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping

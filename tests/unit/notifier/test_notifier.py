@@ -13,7 +13,7 @@ from contracts.envelope import Event, source_of
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from services.notifier.app import WAITS, Notifier
 from services.notifier.domain import notices
-from services.notifier.domain.notices import KEPT, MOST_ENDED, OLDEST, ModelNotices, Receiver
+from services.notifier.domain.notices import KEPT, MOST_ENDED, ModelNotices, Receiver
 from services.notifier.ports import SendFailedError
 from shared.errors import Transient
 from shared.runtime.metrics import counter
@@ -175,7 +175,7 @@ async def test_what_one_took_is_known_to_all_while_another_hangs():
     world.hanging = {"chat": asyncio.Event()}
     raising = asyncio.create_task(world.notifier.alert(world.event(AlertRaised)))
     async with asyncio.timeout(5):
-        while not any("pager" in each.sent for each in (await world.record()).notices.values()):
+        while not any(each.sent.get("pager") for each in (await world.record()).notices.values()):
             await asyncio.sleep(0)
     other = World((CHAT, PAGER))
     other.notifier = Notifier(world.notifier.records, (CHAT, PAGER), other, other.notifier.counted, other)
@@ -184,11 +184,11 @@ async def test_what_one_took_is_known_to_all_while_another_hangs():
     await raising
 
 
-async def test_it_is_tried_while_the_alert_is_open_and_a_day_longer():
+async def test_it_is_tried_while_the_alert_is_open_and_a_week_longer():
     world = World((CHAT,))
     world.refusing = {"chat"}
     await world.raised()
-    world.at_s = 2 * OLDEST.total_seconds()
+    world.at_s = 2 * KEPT.total_seconds()
     assert await world.repeated() == [("chat", "raised")]
     await world.resolved()
     world.took()
@@ -196,8 +196,20 @@ async def test_it_is_tried_while_the_alert_is_open_and_a_day_longer():
     assert await world.repeated() == []
 
 
+async def test_a_receiver_that_is_added_gets_open_alerts_only():
+    world = World((CHAT,))
+    await world.raised()
+    other = World((CHAT, PAGER))
+    other.notifier = Notifier(world.notifier.records, (CHAT, PAGER), other, other.notifier.counted, other)
+    assert await other.repeated() == [("pager", "raised")]
+    await world.resolved()
+    third = World((CHAT, PAGER, MANAGER))
+    third.notifier = Notifier(world.notifier.records, (MANAGER,), third, third.notifier.counted, third)
+    assert await third.repeated() == []
+
+
 async def test_an_alert_of_last_week_is_not_sent():
-    long_ago = -OLDEST.total_seconds() - 1
+    long_ago = -KEPT.total_seconds() - 1
     assert await World().raised(at_s=long_ago, raised_at=f.after(long_ago)) == []
 
 
@@ -210,7 +222,7 @@ async def test_an_end_that_is_read_first_is_sent_after_its_beginning():
 async def test_the_end_of_an_alert_that_was_sent_is_sent_however_long_it_was_open():
     world = World()
     await world.raised()
-    world.at_s = OLDEST.total_seconds() + 86_400
+    world.at_s = KEPT.total_seconds() + 86_400
     assert await world.resolved() == to_all("resolved")
     world.at_s += KEPT.total_seconds()
     await world.repeated()

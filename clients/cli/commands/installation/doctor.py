@@ -50,7 +50,8 @@ def doctor(
 def preflight(folder: StateFolder, config: StackConfig, engine_root: Path) -> None:
     """Run the checks before a stack is started; print warnings and failures, and end if a check fails."""
     findings = run_checks(Subject(folder, config, engine_root))
-    show_table(COLUMNS, [astuple(finding) for finding in findings if finding.state != "ok"])
+    if shown := [astuple(finding) for finding in findings if finding.state != "ok"]:
+        show_table(COLUMNS, shown)
     if not passed(findings):
         show_line(
             "the stack was not started; see `slipway doctor`, or skip the checks with `slipway up --no-preflight`"
