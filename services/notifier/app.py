@@ -42,8 +42,8 @@ class Notifier:
 
     async def alert(self, event: Event[AlertRaised] | Event[AlertUpdated] | Event[AlertResolved]) -> None:
         """Send an alert, or its end; newer figures only to receivers that have not taken it yet."""
-        names = [receiver.name for receiver in self.receivers]
-        noted = partial(notices.note_alert, alert=event.data, at=event.time, now=self.clock.now(), receivers=names)
+        now, receivers = self.clock.now(), self.receivers
+        noted = partial(notices.note_alert, alert=event.data, at=event.time, now=now, receivers=receivers)
         await self._send_due(event.subject, noted)
 
     async def rollback_failed(self, event: Event[RollbackFailed]) -> None:
@@ -97,8 +97,7 @@ class Notifier:
 
     async def _edit(self, model: str, change: Callable[[ModelNotices], ModelNotices]) -> ModelNotices:
         """Change the record of a model, and return the new record."""
-        empty = ModelNotices(model=model)
-        name = f"notifications/{model}"
+        empty, name = ModelNotices(model=model), f"notifications/{model}"
         entry = await edit_record(self.records, model, lambda record: change(record or empty), name=name)
         return entry.value if entry is not None else empty
 

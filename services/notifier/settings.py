@@ -25,8 +25,7 @@ class NotifierSettings(BaseSettings):
     timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Most time of one try."""
     resend_s: Annotated[float, Field(gt=0, le=120)] = 15.0
-    """How often an open alert is sent again to Alertmanager, and to any receiver what it did not take; at most 120, as
-    Alertmanager ends an alert that is not sent again within five minutes."""
+    """How often open alerts are sent again to Alertmanager, which else ends them, and to all what they did not take."""
 
 
 class ReceiversFile(Contract):
@@ -37,12 +36,10 @@ class ReceiversFile(Contract):
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         if len({receiver.name for receiver in self.receiver}) < len(self.receiver):
-            msg = "two receivers have the same name"
-            raise ValueError(msg)
+            raise ValueError("two receivers have the same name")
         for receiver in self.receiver:
             if (receiver.kind == "webhook") != bool(receiver.secrets):
-                msg = f"{receiver.name}: a webhook needs secrets, and no other kind takes one"
-                raise ValueError(msg)
+                raise ValueError(f"{receiver.name}: a webhook needs secrets, and no other kind takes one")
             for secret in receiver.secrets:
                 parse_secret(secret)
         return self
@@ -54,5 +51,4 @@ def read_receivers(path: Path) -> tuple[Receiver, ...]:
         return ReceiversFile.model_validate(tomllib.loads(path.read_text())).receiver
     except (OSError, ValueError) as error:
         problem = "; ".join(problems_of(error)) if isinstance(error, ValidationError) else error
-        msg = f"the receivers in {path} cannot be used: {problem}"
-        raise ValueError(msg) from None
+        raise ValueError(f"the receivers in {path} cannot be used: {problem}") from None

@@ -13,6 +13,7 @@ from contracts.vocabulary import Contract, Instant, ModelName, StoredRecord
 KEPT = timedelta(days=7)
 """How long a resolved alert is remembered; an older event of an unknown alert is ignored."""
 MOST_ENDED = 1000
+Alert = AlertRaised | AlertUpdated | AlertResolved
 Kind = Literal["alertmanager", "webhook", "slack"]
 Taken = tuple[str, str, str]
 """The key of a notice, the name of a receiver, and the transition that it took."""
@@ -55,10 +56,7 @@ class Notice(Contract):
     sent: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     def due(self, receiver: Receiver, *, repeated: bool) -> list[str]:
-        """Return what a receiver is to be sent, in order: of `raised`, `rollback_failed/CODE` and `resolved`.
-
-        With `repeated` an open alert is due again that the receiver took.
-        """
+        """Return what is due, in order: `raised`, `rollback_failed/CODE`, `resolved`; `repeated`: open alerts again."""
         taken = self.sent.get(receiver.name, ())
         is_late = self.resolved_at is not None and receiver.name not in self.sent
         if is_late or (not taken and not receiver.takes(self.alert)):
@@ -84,11 +82,7 @@ class ModelNotices(StoredRecord):
 
 
 def note_alert(
-    record: ModelNotices,
-    alert: AlertRaised | AlertUpdated | AlertResolved,
-    at: datetime,
-    now: datetime,
-    receivers: Iterable[str],
+    record: ModelNotices, alert: Alert, at: datetime, now: datetime, receivers: Iterable[Receiver]
 ) -> ModelNotices:
     """Return the record with an alert, its newer figures, or its end; one of a drill is ignored, unless it is known."""
     key = f"{alert.alert_id}@{alert.raised_at.isoformat()}"
@@ -99,7 +93,7 @@ def note_alert(
         return record
     newest = AlertRaised.model_validate(alert.model_dump(by_alias=True))
     resolved_at = at if isinstance(alert, AlertResolved) else None
-    notice = notice or Notice(alert=newest, sent=dict.fromkeys(receivers, ()))
+    notice = notice or Notice(alert=newest, sent={receiver.name: () for receiver in receivers})
     return record.with_changes(key, notice, alert=newest, resolved_at=resolved_at)
 
 

@@ -14,7 +14,6 @@ from services.notifier.domain.notices import Kind, Notice
 _HEAD_CHARS, _MESSAGE_CHARS = 150, 300
 """Together with runbook and link below the 3,000 characters of a block of Slack, though each may be escaped as five."""
 ENDS: Final = timedelta(minutes=5)
-"""How long Alertmanager keeps an open alert that is not sent again."""
 
 
 def id_of(notice: Notice, *parts: str) -> str:
@@ -57,8 +56,7 @@ def _webhook(notice: Notice, transition: str, now: datetime, link: str) -> dict[
 def _slack(notice: Notice, transition: str, _now: datetime, link: str) -> dict[str, Any]:
     """Return a message for an incoming webhook of Slack; no text can mention people or hide an address."""
     alert = notice.alert
-    state = transition.replace("_", " ").capitalize()
-    head = _escape(f"{state} ({alert.severity}): {_summary(notice)}", _HEAD_CHARS)
+    head = _escape(f"{transition.replace('_', ' ').capitalize()} ({alert.severity}): {_summary(notice)}", _HEAD_CHARS)
     runbook = _escape(f"Runbook: {alert.runbook}", _HEAD_CHARS) if alert.runbook else ""
     lines = [f"*{head}*", _escape(alert.message, _MESSAGE_CHARS), runbook, f"<{link}|Details>" if link else ""]
     text = {"type": "mrkdwn", "text": "\n".join(filter(None, lines)), "verbatim": True}
@@ -94,8 +92,7 @@ def parse_secret(text: str) -> bytes:
     except binascii.Error:
         key = b""
     if not 24 <= len(key) <= 64:
-        msg = "a secret of a webhook is `whsec_` and 24 to 64 bytes in Base64"
-        raise ValueError(msg)
+        raise ValueError("a secret of a webhook is `whsec_` and 24 to 64 bytes in Base64")
     return key
 
 
