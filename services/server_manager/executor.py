@@ -333,7 +333,7 @@ class Executor:
         if is_away and self._is_home(state):
             self._lose(state)
             return
-        state.failures += known.code != "store_unavailable"
+        state.failures += 1
         state.code, state.reason, state.hopeless = known.code, known.reason, isinstance(known, Permanent)
         self._enter(state, Phase.FAILED)
         if is_away:

@@ -172,7 +172,7 @@ async def serve(
     try:
         await _serve(bus, connection, checks, connect, app or Starlette(), background=background, on_stop=on_stop)
     except Permanent as refusal:
-        structlog.get_logger().error("does not run", code=refusal.code, reason=refusal.reason, exc_info=True)
+        structlog.get_logger().error("does not run", code=refusal.code, reason=refusal.reason)
         raise SystemExit(1) from None
 
 
