@@ -40,7 +40,7 @@ async def test_the_documented_edit_of_saved_routes_leaves_a_version_until_the_bu
     path = connection.work_dir("gateway") / "routes.json"
     RecordFile(path, Route).save({route.model: route})
     edit = re.search(r"<<'END'\n(.*?)END\n", (ROOT / "docs/rollbacks.md").read_text(), re.DOTALL)[1]
-    subprocess.run([sys.executable, "-", path, route.model], input=edit, text=True, check=True)
+    subprocess.run([sys.executable, "-", tmp_path, route.model], input=edit, text=True, check=True)
     table = Process(connection, GatewaySettings()).dependencies.tables["production"]
     assert table.get(route.model).in_traffic == (route.previous,)
     await table.apply(route.model, route, 1)  # the bus is back, without the rollback
