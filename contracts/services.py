@@ -190,8 +190,8 @@ SERVICES: dict[str, ServiceContract] = {
             "rollback-controller",
             consumes=(
                 f.ReleaseOpened, f.AlertRaised, f.AlertUpdated, f.CanaryAssessed, f.ReleaseFinished, f.InferenceBatch,
-                f.RollbackOrdered, f.QuarantineLifted, f.SuspensionDecided, f.DrillOrdered, f.RehearsalRequested,
-                f.VariantStaged, f.ShadowAssessed, f.SuspensionJudged,
+                f.RollbackOrdered, f.QuarantineLifted, f.SuspensionDecided, f.DrillOrdered, f.VariantStaged,
+                f.ShadowAssessed, f.SuspensionJudged,
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,

@@ -14,7 +14,6 @@ from contracts.facts import (
     OrderAccepted,
     OrderRefused,
     QuarantineLifted,
-    RehearsalRequested,
     ReleaseFinished,
     ReleaseOpened,
     RollbackFailed,
@@ -105,7 +104,6 @@ def _subscribe_watch(bus: Bus, controller: Controller) -> None:
 
 def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal, orders: OperatorOrders) -> None:
     bus.on(ReleaseOpened)(controller.record_policy)
-    bus.on(RehearsalRequested)(rehearsal.record_request)
     bus.on(VariantStaged)(rehearsal.rehearse)
 
     @bus.on(CanaryAssessed, max_workers=_AT_ONCE)

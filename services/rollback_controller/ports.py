@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from contracts.drills import Drill
+from contracts.facts import RehearsalRequested
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Environment
@@ -37,7 +38,7 @@ class Drills(Protocol):
 
 
 class Alerts(Protocol):
-    """The event log, for questions about alerts and routes."""
+    """The event log, for questions about alerts, routes and requests."""
 
     async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether an alert was resolved after a sequence number of the log."""
@@ -50,6 +51,9 @@ class Alerts(Protocol):
 
     async def raised_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether an alert was raised after a sequence number of the log."""
+
+    async def rehearsal_requested(self, model: str) -> RehearsalRequested | None:
+        """Return the last request for a rehearsal of a model's release; None without one."""
 
 
 class Proofs(Protocol):

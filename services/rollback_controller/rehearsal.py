@@ -104,17 +104,11 @@ class Rehearsal:
     execute: Callable[[RollbackState], Awaitable[None]]
     """Executes a record's pending rollbacks (`Controller.execute_pending`)."""
 
-    async def record_request(self, event: Event[RehearsalRequested]) -> None:
-        """Record a release's rehearsal request; the rehearsal begins when its targets are staged."""
-        await self.states.transact(
-            "production", event.subject, lambda state: rehearsal_plan.record_request(state, event.data)
-        )
-
     async def rehearse(self, event: Event[VariantStaged]) -> RehearsalCompleted | None:
         """Rehearse the rollback of staged targets and return the outcome; a redelivered event gets the same one.
 
         Raises:
-            Transient: The rehearsal request has not arrived yet, or a dependency does not answer.
+            Transient: A dependency does not answer.
         """
         if event.data.request.purpose != "rehearsal":
             return None
@@ -122,9 +116,10 @@ class Rehearsal:
         state = await self.states.read("production", model)
         if release_id in state.rehearsed:
             return await self._attested(event, state.rehearsed[release_id])
-        requested = state.rehearsals.get(release_id)
-        if requested is None:
-            raise Transient("bus_unavailable", f"The request for the rehearsal of {release_id} has not arrived yet.")
+        requested = state.rehearsals.get(release_id) or await self.alerts.rehearsal_requested(model)
+        if requested is None or requested.release_id != release_id:  # a newer release is rehearsed: this one has ended
+            return None
+        await self.states.transact("production", model, lambda state: rehearsal_plan.record_request(state, requested))
         runtime = event.data.candidate.runtime
         detections = rehearsal_plan.find_detections(state, requested, runtime, self.clock.now())
         completed = await self._run(event, requested, detections)

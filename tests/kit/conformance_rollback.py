@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contracts.envelope import Event
-from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
+from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged, RehearsalRequested
 from shared.storage.kv import Conflict
 from testbed import factories as f
 from tests.kit.drills import drill
@@ -127,6 +127,13 @@ class AlertsConformance:
         assert await alerts.raised_since("staging", f.MODEL, "a-1", first - 1)
         assert not await alerts.raised_since("staging", f.MODEL, "a-2", last)
 
+    async def test_the_last_request_for_a_rehearsal_is_found_by_model(self, alerts):
+        assert await alerts.rehearsal_requested(f.MODEL) is None
+        await self.store(about(RehearsalRequested, "1"))
+        await self.store(about(RehearsalRequested, "2"))
+        await self.store(about(RehearsalRequested, "3", model="another"))
+        assert (await alerts.rehearsal_requested(f.MODEL)).release_id == "2"
+
 
 SENDER = f.source_for(AlertRaised).rpartition("/")[2]
 
@@ -154,8 +161,9 @@ class OpenAlertsConformance:
 
 
 def about(kind, name, *, model=f.MODEL, environment="production"):
-    """Return an event about an alert of that name, or about a route."""
-    fact = f.fact(kind) if kind is DeploymentChanged else f.fact(kind, alert_id=name)
+    """Return an event about an alert or a release of that name, or about a route."""
+    named = {DeploymentChanged: {}, RehearsalRequested: {"release_id": name}}.get(kind, {"alert_id": name})
+    fact = f.fact(kind, **named)
     about = {"id": f"{kind.TYPE}-{name}-{model}-{environment}", "subject": model, "environment": environment}
     return Event[kind](**(dict(f.event(fact)) | about | {"data": fact}))
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from contracts.drills import Drill
 from contracts.envelope import Event
-from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
+from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged, RehearsalRequested
 from contracts.manifests import RehearsalRecord
 from contracts.policy import ReleasePolicy
 from contracts.records import record_key
@@ -139,6 +139,11 @@ class FakeLog:
         """Return whether the log says after a sequence number that an alert was raised."""
         raised = self._about(AlertRaised, environment, model)
         return any(number > sequence and fact.alert_id == alert_id for number, fact in raised)
+
+    async def rehearsal_requested(self, model: str) -> RehearsalRequested | None:
+        """Return the last request for a rehearsal of a model's release; None if there is none."""
+        requests = self._about(RehearsalRequested, "production", model)
+        return requests[-1][1] if requests else None
 
     def _about(self, kind: type, environment: str, model: str) -> list[tuple[int, Any]]:
         """Return the facts of a type about a model, each with its sequence number."""

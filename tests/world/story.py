@@ -16,7 +16,7 @@ import structlog
 
 from contracts.evaluations import Evaluations
 from contracts.facts import CheckpointReady, ReleaseFinished, ReleaseOpened, Training, Weights
-from contracts.policy import Canary, LoadProfile, Promotion, ReleasePolicy, Shadow, Trigger
+from contracts.policy import Canary, Deadlines, LoadProfile, Promotion, ReleasePolicy, Shadow, Trigger
 from contracts.vocabulary import digest_of
 from services.rollback_controller import rehearsal
 from shared.messaging.publishing import publish_event
@@ -37,6 +37,7 @@ POLICY: Final = ReleasePolicy(
     load=LoadProfile(requests=6, output_tokens=2, warmup_requests=1),
     canary=Canary(steps=(0.4,), min_requests=40, deadline_s=300.0),
     rehearsal="required",
+    deadlines=Deadlines(traffic_s=240.0),
 )
 SHADOW: Final = Shadow(share_ratio=0.6, duration_s=10.0, min_requests=20, deadline_s=300.0)
 EVALUATIONS: Final = Evaluations.model_validate(

@@ -35,6 +35,9 @@ def test_what_must_hold_holds_whatever_goes_wrong(seed):
             id="the fleet's record is lost with a staging order in it, and an operator cancels the release",
         ),
         pytest.param(
+            100599, [Fault("bucket lost", 54.1, "rollbacks")], id="the record of what to rehearse is lost meanwhile"
+        ),
+        pytest.param(
             2173,
             [Fault("clock jumps", 46.2, "monitor", -1933.7)],
             id="the monitor's clock is set back by more than an alert is valid",

@@ -7,9 +7,10 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.envelope import nats_subject
-from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
+from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged, RehearsalRequested
 from contracts.services import EVENTS
 from contracts.vocabulary import Environment
+from shared.messaging.events import parse_event
 
 
 def concerns(body: bytes, alert_id: str) -> bool:
@@ -41,6 +42,15 @@ class LoggedAlerts:
     async def raised_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether an alert was raised after a sequence number."""
         return await self._has(nats_subject(AlertRaised.TYPE, model, "*", environment), alert_id, sequence)
+
+    async def rehearsal_requested(self, model: str) -> RehearsalRequested | None:
+        """Return the last request for a rehearsal of a model's release; None without one."""
+        subject = nats_subject(RehearsalRequested.TYPE, model, "*")
+        try:
+            message = await self._js().get_last_msg(EVENTS, subject)
+        except NotFoundError:
+            return None
+        return parse_event(RehearsalRequested, message.subject or "", message.data or b"").data
 
     async def _has(self, subject: str, alert_id: str, sequence: int) -> bool:
         """Return whether a subject has a message about an alert after a sequence number."""

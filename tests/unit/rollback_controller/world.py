@@ -64,7 +64,7 @@ class World:
     def start(self, kill_at=None) -> Life:
         """Start a process; it dies at its step number `kill_at`."""
         life = self.life = Life(kill_at)
-        asked = ("resolved_since", "last_route_change", "last_raised", "raised_since")
+        asked = ("resolved_since", "last_route_change", "last_raised", "raised_since", "rehearsal_requested")
         log = life.mortal(self.log, "publish", "was_published", *asked)
         records = life.mortal(MemoryRecords(RollbackState, self.bucket), "get", "create", "update", "keys")
         boottime = asyncio.get_running_loop().time
