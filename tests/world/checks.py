@@ -134,11 +134,11 @@ class Checks:
             world.violated(f"a request to {answer.tried or 'the gateway'} is lost without a fault: {answer.failed}")
 
     def all_ended(self) -> bool:
-        """Return whether each release and each rollback that began has ended."""
+        """Return whether each release and each rollback that began has ended, and each fact is published."""
         opened, ended = ({fact["release_id"] for fact in self.of(kind)} for kind in (ReleaseOpened, ReleaseFinished))
         begun = {fact["rollback_id"] for fact in self.of(RollbackStarted)}
         over = {fact["rollback_id"] for kind in (RollbackCompleted, RollbackFailed) for fact in self.of(kind)}
-        return opened == ended and begun == over
+        return opened == ended and begun == over and not self._unpublished()
 
     # -- at the end ------------------------------------------------------------------------------------------------
 
@@ -147,7 +147,8 @@ class Checks:
         self._check_releases()
         self._check_outcomes()
         self._check_rollbacks()
-        self._check_outboxes()
+        for unpublished in self._unpublished():
+            self._world.violated(unpublished)
         self._check_staging()
         self._world.person.check_end()
         for name in self._world.consumers.unfinished(self._world.clock.true_time() - timedelta(seconds=LATE_S)):
@@ -227,13 +228,15 @@ class Checks:
             if ends[name] != 1:
                 self._world.violated(f"rollback {name} has {ends[name]} ends")
 
-    def _check_outboxes(self) -> None:
+    def _unpublished(self) -> list[str]:
+        """Return the records with facts to publish, and the types of these facts."""
+        unpublished = []
         for name, stream in self._world.server.streams.items():
             for subject, numbers in stream.subjects.items() if name.startswith("KV_") else ():
                 record = json.loads(stream.messages[numbers[-1]].data or b"{}")
                 if record.get("outbox"):
-                    types = [entry["type"] for entry in record["outbox"]]
-                    self._world.violated(f"{subject} still has to publish {types}")
+                    unpublished.append(f"{subject} still has to publish {[each['type'] for each in record['outbox']]}")
+        return unpublished
 
     def _check_staging(self) -> None:
         """Note what a rehearsal has left: a route, or a fault that goes on."""

@@ -42,6 +42,11 @@ def test_what_must_hold_holds_whatever_goes_wrong(seed):
             [Fault("clock jumps", 46.2, "monitor", -1933.7)],
             id="the monitor's clock is set back by more than an alert is valid",
         ),
+        pytest.param(
+            100584,
+            [Fault("engine slow", 4.821, seconds=1.9), Fault("cut off", 81.007, "monitor", 2.7)],
+            id="the log's answer is 1.6 s late as the story comes to its end",
+        ),
     ],
 )
 def test_what_was_found_once_is_not_found_again(seed, faults):
