@@ -32,7 +32,6 @@ PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
         f.ReleaseHeld,
         f.RollbackOrdered,
         f.DrillOrdered,
-        f.QuarantineLifted,
         f.SuspensionDecided,
     ),
     "approver": (f.ApprovalGranted, f.ApprovalDenied, f.CanaryAdvanced),

@@ -93,7 +93,7 @@ class Route(StoredRecord):
         shadow: Candidate that gets copies of requests before it takes traffic.
         previous: Target of a rollback; stays loaded.
         history: Targets that were active before `previous`, newest first.
-        quarantined: Targets without traffic until their quarantine is lifted.
+        quarantined: Targets that were taken out of traffic for good; their checkpoint comes back as another version.
         suspended: Targets that an alert took out of traffic, newest first.
         returned: The last returns of suspended targets.
         cause_id: Id of the event that caused the last change.

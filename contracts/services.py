@@ -45,7 +45,7 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
 """Keys by KV bucket that members of a team may read: records about one of their models, or about no model."""
 
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
-    f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
+    f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered,
     f.SuspensionDecided, f.ErasureOrdered, f.AuditRecorded, f.ReleaseHeld, f.CanaryAdvanced,
     f.ApprovalDenied, f.EndpointOrdered, f.RecordOrdered,
 )  # fmt: skip
@@ -190,7 +190,7 @@ SERVICES: dict[str, ServiceContract] = {
             "rollback-controller",
             consumes=(
                 f.ReleaseOpened, f.AlertRaised, f.AlertUpdated, f.CanaryAssessed, f.ReleaseFinished, f.InferenceBatch,
-                f.RollbackOrdered, f.QuarantineLifted, f.SuspensionDecided, f.DrillOrdered, f.VariantStaged,
+                f.RollbackOrdered, f.SuspensionDecided, f.DrillOrdered, f.VariantStaged,
                 f.ShadowAssessed, f.SuspensionJudged,
             ),
             emits=(

@@ -232,12 +232,6 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "expires_at": v.after(900),
         "epoch": 12,
     },
-    f.QuarantineLifted: {
-        "reason": "It was the network.",
-        "target": v.target(7),
-        "expires_at": v.after(900),
-        "epoch": 12,
-    },
     f.SuspensionDecided: {
         "reason": "It was the network.",
         "target": v.target(7),
@@ -279,13 +273,13 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "details": {"models": [v.MODEL]},
     },
     f.OrderAccepted: {
-        "order_id": "quarantine.lifted.v1-1",
-        "order_type": f.QuarantineLifted.TYPE,
+        "order_id": "suspension.decided.v1-1",
+        "order_type": f.SuspensionDecided.TYPE,
         "details": {"epoch": 13},
     },
     f.OrderRefused: {
-        "order_type": f.QuarantineLifted.TYPE,
-        "order_id": "quarantine.lifted.v1-1",
+        "order_type": f.SuspensionDecided.TYPE,
+        "order_id": "suspension.decided.v1-1",
         "code": "stale_epoch",
         "reason": "The order was given for epoch 11 of the route of support-bot, which is at epoch 12 now.",
     },

@@ -12,14 +12,12 @@ class Shown:
         release_id: A release of it.
         alert_id: An alert about it.
         target: A target that serves.
-        quarantined: A target that is quarantined.
     """
 
     model: str
     release_id: str
     alert_id: str
     target: str
-    quarantined: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,6 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/models/{model}/compare": Screen("compare", f"{model}/compare?left=1&right=2"),
         "/models/{model}/playground": Screen("playground", f"{model}/playground"),
         "/checkpoints": Screen("checkpoints", "/checkpoints"),
-        "/models/{model}/quarantine": Screen("quarantine", f"{model}/quarantine?target={shown.quarantined}"),
         "/alerts": Screen("alerts", "/alerts"),
         "/alerts/{alert_id:path}": Screen("alert", f"/alerts/{shown.alert_id}"),
         "/models/{model}/rollback": Screen("rollback", f"{model}/rollback?target={shown.target}"),

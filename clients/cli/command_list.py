@@ -60,7 +60,6 @@ COMMANDS = {
     "endpoints": Listed("endpoints", "endpoints_app", OPERATE),
     "attach": Listed("attach", "attach", OPERATE),
     "detach": Listed("attach", "detach", OPERATE),
-    "quarantine": Listed("quarantine", "quarantine_app", OPERATE),
     "keys": Listed("installation.keys", "keys_app", OPERATE),
     "deadletters": Listed("events", "deadletters_app", OPERATE),
     "backup": Listed("installation.backup", "backup", OPERATE),

@@ -139,14 +139,6 @@ class DrillOrdered(_RouteOrder):
     environment: Environment = "staging"
 
 
-class QuarantineLifted(_RouteOrder):
-    """An operator lifted the quarantine of a target."""
-
-    TYPE: ClassVar[str] = "slipway.quarantine.lifted.v1"
-
-    target: Target
-
-
 class SuspensionDecided(_RouteOrder):
     """An operator decided about a suspended target.
 

@@ -83,7 +83,7 @@ class DeploymentChanged(Fact):
     """The route of production after a change.
 
     Attributes:
-        cause: `restore`: a quarantine was lifted, endpoints changed, or a newer route was written back to a restored
+        cause: `restore`: endpoints changed, or a newer route was written back to a restored
             bucket. `confirm`: a suspended target was quarantined. `return`: it took all traffic again. `judge`: its
             verdict or its return as a canary was recorded, or a canary's traffic was taken away for a minute.
     """

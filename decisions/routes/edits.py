@@ -29,7 +29,7 @@ class AlreadyApplied:
 class EditRefused:
     """The edit is refused."""
 
-    code: Literal["stale_epoch", "quarantined", "suspended", "no_previous_target", "not_quarantined", "not_suspended"]
+    code: Literal["stale_epoch", "quarantined", "suspended", "no_previous_target", "not_suspended"]
     reason: str
 
 
@@ -94,7 +94,8 @@ def promote(
 
 def _why_barred(route: Route, target: Target) -> EditRefused | None:
     if route.is_quarantined(target):
-        return EditRefused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
+        reason = f"{target} was rolled back and is quarantined; publish its checkpoint with a higher attempt."
+        return EditRefused("quarantined", reason)
     suspension = route.suspension(target)
     if suspension is not None and not suspension.returned_by:
         return EditRefused("suspended", f"{target} is suspended; decide about it first: slipway rollback return.")
@@ -322,19 +323,6 @@ def end_trial(route: Route, target: Target, *, cause_id: str, order_id: str | No
         return EditRefused("stale_epoch", f"{route.model} was edited since, or {target} is neither canary nor shadow.")
     suspended = put_back(route) if _returning(route, target) else route.suspended
     return Changed(route.model_copy(update={**_next(route, cause_id), **ended, "suspended": suspended}), "abort")
-
-
-def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
-    """Lift the quarantine of a target; it gets no traffic, and does not return to the history."""
-    if cause_id == route.last_edit_id:
-        return AlreadyApplied(route)
-    if not route.is_quarantined(target):
-        return EditRefused("not_quarantined", f"{target} is not quarantined.")
-    quarantined = tuple(other for other in route.quarantined if other != target)
-    canary = None if route.canary is not None and route.canary.served.target == target else route.canary
-    shadow = None if route.shadow is not None and route.shadow.served.target == target else route.shadow
-    update = {**_next(route, cause_id), "quarantined": quarantined, "canary": canary, "shadow": shadow}
-    return Changed(route.model_copy(update=update), "restore")
 
 
 def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int, cause_id: str) -> Edit:

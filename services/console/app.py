@@ -29,7 +29,6 @@ from services.console.web.live import STREAM, build_live
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
 from services.console.web.playground import build_playground
-from services.console.web.quarantine import build_quarantine
 from services.console.web.rendering import Assets, Renderer
 from services.console.web.sources import Sources
 from shared.errors import SlipwayError, Transient
@@ -75,7 +74,6 @@ def build(
     app.include_router(build_live(hub))
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
-    app.include_router(build_quarantine(sources, pages))
     if gateway is not None:
         app.include_router(build_playground(gateway, routes, pages))
     app.include_router(build_incidents(sources, pages))

@@ -10,7 +10,6 @@ from contracts.facts import (
     ApprovalGranted,
     CanaryAdvanced,
     Fact,
-    QuarantineLifted,
     ReleaseCancelled,
     ReleaseHeld,
     RollbackOrdered,
@@ -18,8 +17,7 @@ from contracts.facts import (
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.routes.rollback_plan import plan_rollback
-from services.console.domain.operating import plan_lift
-from services.console.domain.order_data import LiftPlan, OrderAnswer, RollbackPlan
+from services.console.domain.order_data import OrderAnswer, RollbackPlan
 from services.console.domain.people import ORDERS, Person
 from services.console.domain.release_data import Release
 from services.console.ports import Orders, Routes
@@ -30,9 +28,7 @@ from shared.runtime.clock import Clock
 
 VALID: Final = timedelta(minutes=15)
 TRY_S: Final = 0.1
-_VERBS: Final = {
-    "rollback": "roll back", "lift": "lift a quarantine of", "hold": "pause or resume",
-}  # fmt: skip
+_VERBS: Final = {"rollback": "roll back", "hold": "pause or resume"}
 
 
 class NotAllowedError(Exception):
@@ -125,18 +121,6 @@ class Ordering:
             epoch=epoch,
         )
         return await self._publish(person, failed.model, fact, None)
-
-    async def plan_lift(self, target: Target) -> LiftPlan:
-        """Return the effect of lifting a quarantine now, without ordering it."""
-        return plan_lift(await self.route_of(target.model), target)
-
-    async def lift(self, person: Person, target: Target, *, epoch: int, reason: str) -> OrderAnswer:
-        """Lift a target's quarantine; void once the route has changed since its plan was shown."""
-        self._check(person, "lift", target.model)
-        fact = QuarantineLifted(
-            reason=_required(reason), target=target, expires_at=self._clock.now() + VALID, epoch=epoch
-        )
-        return await self._publish(person, target.model, fact, None)
 
     async def route_of(self, model: str) -> Route:
         """Return a model's current route; empty if there is none."""

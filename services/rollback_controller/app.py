@@ -13,7 +13,6 @@ from contracts.facts import (
     InferenceBatch,
     OrderAccepted,
     OrderRefused,
-    QuarantineLifted,
     ReleaseFinished,
     ReleaseOpened,
     RollbackFailed,
@@ -124,11 +123,6 @@ def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) 
     @bus.on(RollbackOrdered, failure=order_failed, max_workers=_AT_ONCE)
     async def rollback_ordered(event: Event[RollbackOrdered]) -> None:
         await controller.handle_order(event, bus.received)  # the record's outbox publishes the answer
-
-    @bus.on(QuarantineLifted, failure=order_refused)
-    async def quarantine_lifted(event: Event[QuarantineLifted]) -> list[DeploymentChanged | OrderAccepted]:
-        changed = await orders.lift_quarantine(event, bus.received)
-        return [changed, _accepted(event, changed)]
 
     @bus.on(SuspensionDecided, failure=order_refused)
     async def suspension_decided(event: Event[SuspensionDecided]) -> list[DeploymentChanged | OrderAccepted]:

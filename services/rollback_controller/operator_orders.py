@@ -1,4 +1,4 @@
-"""Executes operators' orders other than rollbacks: lift a quarantine, decide a suspension, start a drill.
+"""Executes operators' orders other than rollbacks: decide a suspension, start a drill.
 
 Also applies verdicts of the monitor: on suspended versions, and on canaries with traffic to take away.
 """
@@ -16,7 +16,6 @@ from contracts.facts import (
     CanaryAssessed,
     DeploymentChanged,
     DrillOrdered,
-    QuarantineLifted,
     SuspensionDecided,
     SuspensionJudged,
 )
@@ -27,7 +26,6 @@ from decisions.routes.edits import (
     EditRefused,
     confirm,
     judge,
-    lift_quarantine,
     order_return,
     return_suspended,
     take_away,
@@ -52,10 +50,6 @@ class OperatorOrders:
     clock: Clock
     production_drills: frozenset[str] = frozenset()
     """Models with permitted production drills; `*` for all."""
-
-    async def lift_quarantine(self, event: Event[QuarantineLifted], received: Received) -> DeploymentChanged:
-        """Lift a target's quarantine and return the changed route; raise Permanent if the order is void."""
-        return await self._edit(event, received, lift_quarantine)
 
     async def end_suspension(self, event: Event[SuspensionDecided], received: Received) -> DeploymentChanged:
         """Quarantine a suspended target or return it to traffic; raise Permanent if the order is void.
@@ -103,7 +97,7 @@ class OperatorOrders:
 
     async def _edit(
         self,
-        event: Event[QuarantineLifted] | Event[SuspensionDecided],
+        event: Event[SuspensionDecided],
         received: Received,
         edit_route: Callable[..., Edit],
     ) -> DeploymentChanged:
@@ -117,13 +111,12 @@ class OperatorOrders:
         edit = await self._write(event, edit_route, check)
         if isinstance(edit, EditRefused):
             raise Permanent(edit.code, edit.reason)
-        ends = event.data.decision if isinstance(event.data, SuspensionDecided) else "restore"
-        cause = ends if edit.route.suspension(event.data.target) is None else "judge"
+        cause = event.data.decision if edit.route.suspension(event.data.target) is None else "judge"
         return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
 
     async def _write(
         self,
-        event: Event[QuarantineLifted] | Event[SuspensionDecided] | Event[SuspensionJudged] | Event[CanaryAssessed],
+        event: Event[SuspensionDecided] | Event[SuspensionJudged] | Event[CanaryAssessed],
         edit_route: Callable[..., Edit],
         check: Callable[[Route | None], None] = lambda _route: None,
     ) -> Edit:

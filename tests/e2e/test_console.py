@@ -7,7 +7,6 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
-from contracts.envelope import source_of
 from contracts.facts import AlertRaised, CheckpointReady
 from testbed import factories
 from testbed.browser import chromium, grave_findings
@@ -123,25 +122,6 @@ def test_a_drill_an_alert_and_a_rollback_with_a_reason(stack, person):
     expect(person.row("rollback")).to_contain_text("local")
 
 
-def test_a_quarantine_is_lifted_by_the_person_and_the_other_page_sees_it_at_once(stack, browser, person):
-    other = Person.with_window(browser, "anna")
-    other.sign_in(printed_link(stack))
-    other.goto(f"/models/{MODEL}/versions/2")
-    other.sees("helpdesk.v2.bf16 is quarantined since")
-    expect(other.page.get_by_role("main")).to_contain_text("by local")
-    person.goto(f"/models/{MODEL}")
-    person.follow("Lift")
-    person.sees("dry run: nothing was changed")
-    person.sees("the order itself routes no traffic to it")
-    person.order("Reason", EVIL, "Lift the quarantine")
-    expect(other.page.get_by_text("is quarantined since")).to_have_count(0, timeout=60_000)
-    expect(other.page.locator(".badge.bad", has_text="quarantined")).to_have_count(0, timeout=60_000)
-    assert stack.route(MODEL)["quarantined"] == []
-    assert {event["source"] for event in stack.events("quarantine.lifted", MODEL)} == {source_of("local")}
-    assert other.observed.problems == []
-    other.page.context.close()
-
-
 def test_a_refused_checkpoint_appears_on_the_screen_of_the_releases(stack, person):
     ready = factories.fact(CheckpointReady, model="refused-bot")
     person.open_screen("Releases")
@@ -202,7 +182,7 @@ def test_the_keyboard_is_enough(person):
 def shown(stack):
     (alert,) = stack.events("alert.raised", MODEL)
     second = stack.events("release.opened", MODEL)[-1]["data"]
-    return Shown(MODEL, second["release_id"], alert["data"]["alert_id"], "helpdesk.v1.bf16", "helpdesk.v2.bf16")
+    return Shown(MODEL, second["release_id"], alert["data"]["alert_id"], "helpdesk.v1.bf16")
 
 
 def test_axe_finds_nothing_serious_on_any_screen_in_light_and_dark(person, shown):

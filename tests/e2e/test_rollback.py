@@ -231,8 +231,5 @@ def test_a_person_lets_what_was_suspended_return_as_a_canary_and_a_second_move_s
     assert "no version of bot is suspended" in refused.stderr + refused.stdout
 
 
-def test_forward_again_takes_a_person(stack):
+def test_no_rollback_goes_to_a_quarantined_version(stack):
     assert stack.slipway("rollback", MODEL, "--to", "2", "--reason", "try", "--dry-run").returncode != 0
-    stack.ok("quarantine", "lift", f"{MODEL}.v2.bf16", "--reason", "it was a drill")
-    assert route_of(stack)["quarantined"] == []
-    assert route_of(stack)["active"]["target"]["version"] == 1

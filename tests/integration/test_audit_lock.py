@@ -35,7 +35,7 @@ async def test_no_identity_deletes_a_segment_and_the_command_names_one_that_a_ke
     with running_service("services.registry.main", settings, REGISTRY_AUDIT_S="0.1"):
         await publish_event(js, f.event(cf.AlertRaised))
         for number in range(SEGMENT_ENTRIES):
-            await publish_event(js, f.event(cf.QuarantineLifted, id=f"o-{number}", time=SystemClock().now()))
+            await publish_event(js, f.event(cf.SuspensionDecided, id=f"o-{number}", time=SystemClock().now()))
         async with asyncio.timeout(60):
             while await asyncio.to_thread(store.latest_version, KEY) is None:
                 await asyncio.sleep(0.1)

@@ -83,7 +83,7 @@ async def log(js, settings, tmp_path):
 
 async def orders(log, count, prefix="o"):
     return [
-        await log.publish(cf.QuarantineLifted, id=f"{prefix}-{number}", time=SystemClock().now())
+        await log.publish(cf.SuspensionDecided, id=f"{prefix}-{number}", time=SystemClock().now())
         for number in range(count)
     ]
 

@@ -212,7 +212,7 @@ async def test_a_full_dead_letter_stream_drops_its_oldest_and_stops_nothing(js, 
 
 async def test_no_number_of_announcements_keeps_an_order_out(js):
     await fill(js)
-    for kind in (f.RollbackOrdered, f.ReleaseCancelled, f.ApprovalGranted, f.QuarantineLifted, f.DrillOrdered):
+    for kind in (f.RollbackOrdered, f.ReleaseCancelled, f.ApprovalGranted, f.SuspensionDecided, f.DrillOrdered):
         await publish_event(js, k.event(kind))
     with pytest.raises(Transient, match="stream_full"):
         await publish_event(js, k.event(f.CheckpointReady))

@@ -142,7 +142,6 @@ def orders():
     return (
         f.RollbackOrdered(reason="rude"),
         f.RollbackOrdered(reason="rude", failed=k.target(7)),
-        f.QuarantineLifted(reason="it was the network", target=k.target(4)),
         f.SuspensionDecided(reason="it was the network", target=k.target(5), decision="return", at_once=True),
         f.DrillOrdered(
             reason="drill",
@@ -163,7 +162,7 @@ async def test_an_alert_and_orders_of_last_month_change_nothing_and_orders_are_a
         await publish(js, alert(f.AlertUpdated), at=-MONTH)
         published = [await publish(js, order, at=-MONTH) for order in orders()]
         failed = await wait_for_fact(js, f.RollbackFailed)
-        refused = await wait_for_fact(js, f.OrderRefused, count=4)
+        refused = await wait_for_fact(js, f.OrderRefused, count=3)
         await handled(js)
     assert await route_of(js) == before
     assert await stored_facts(js, f.RollbackStarted) == []
@@ -177,10 +176,10 @@ async def test_an_alert_and_orders_of_last_month_change_nothing_and_orders_are_a
 async def test_an_order_for_another_epoch_changes_nothing_and_is_answered(js, bus_settings):
     async with controller(bus_settings):
         before = await serve(js)
-        stale = [order.model_copy(update={"epoch": before.epoch - 1}) for order in orders()[:4]]
+        stale = [order.model_copy(update={"epoch": before.epoch - 1}) for order in orders()[:3]]
         for order in stale:
             await publish(js, order)
-        refused = await wait_for_fact(js, f.OrderRefused, count=3)
+        refused = await wait_for_fact(js, f.OrderRefused, count=2)
         failed = await wait_for_fact(js, f.RollbackFailed)
         await handled(js)
         assert await route_of(js) == before
@@ -191,16 +190,16 @@ async def test_an_order_for_another_epoch_changes_nothing_and_is_answered(js, bu
 
 
 async def test_the_command_line_sees_why_its_order_was_refused(js, bus_settings):
-    lifted = f.QuarantineLifted(reason="it was the network", target=k.target(4), epoch=3)
-    given = order("ada", k.MODEL, None, lifted)
+    decided = f.SuspensionDecided(reason="slow", target=k.target(5), decision="confirm", epoch=3)
+    given = order("ada", k.MODEL, None, decided)
     async with controller(bus_settings):
         await serve(js)
         after = await publish_order(js, given)
-        await publish_event(js, order("eve", k.MODEL, None, lifted))
+        await publish_event(js, order("eve", k.MODEL, None, decided))
         await wait_for_fact(js, f.OrderRefused, count=2)
     with pytest.raises(CommandError, match="stale_epoch"):
         await await_answer(js, given, after, 0.0)  # though another order was refused after it
-    another = order("ada", k.MODEL, None, lifted)
+    another = order("ada", k.MODEL, None, decided)
     with pytest.raises(CommandError, match="not answered"):
         await await_answer(js, another, after, 0.0)  # another order's answer is not this one's
 
@@ -264,7 +263,7 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
         )
         await wait_for_fact(js, f.DeploymentChanged, count=2)
         ends = SystemClock().now() + timedelta(minutes=30)
-        await publish(js, orders()[4].model_copy(update={"expires_at": ends}))
+        await publish(js, orders()[-1].model_copy(update={"expires_at": ends}))
         await handled(js)
     await (await js.key_value("rollbacks")).purge(f"production.{k.MODEL}")
     before = await serve(js, epoch=40, active=k.served(7), cause_id="later")

@@ -359,7 +359,7 @@ def test_every_bucket_says_which_keys_are_of_one_model():
         ["rollback", "shp-bot", "--reason", "slow", "--dry-run"],
         ["rollback", "shp-bot", "--reason", "slow"],
         ["drill", "shp-bot", "--fault", "garble", "--reason", "test"],
-        ["quarantine", "lift", "shp-bot@v1", "--reason", "fixed"],
+        ["rollback", "confirm", "shp-bot", "--reason", "slow"],
         ["policy", "show", "shp-bot"],
         ["routes", "shp-bot"],
         ["status", "shp-bot"],

@@ -102,7 +102,7 @@ async def test_the_rollback_controller_takes_no_order_about_a_model_of_another_t
         log = Log(harness.jetstream(timeout=10))
         with service_process(server, store.settings(), keys, tmp_path, "rollback-controller"):
             for client, name, model in ((paula, "paula", "shop-bot"), (peter, "peter", "faq-bot")):
-                for order in (f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted):
+                for order in (f.RollbackOrdered, f.DrillOrdered, f.SuspensionDecided):
                     await send(client, name, factories.fact(order), f"{name}-{order.__name__}", model)
             await send(peter, "peter", f.RollbackOrdered(reason="odd"), "own", "shop-bot")
             refused = {e.data.order_id: e.data.code for e in await log.of(f.OrderRefused, 7, timeout_s=60)}

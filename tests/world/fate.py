@@ -8,7 +8,7 @@ from typing import Final, Literal
 Kind = Literal[
     "kill", "kill at", "pause", "cut off", "bus away", "answer lost", "log full", "store away", "clock jumps",
     "engine restarts", "engine dies", "engine slow", "bucket lost", "checkpoint refused",
-    "person pauses", "person cancels", "person rolls back", "person drills", "person lifts",
+    "person pauses", "person cancels", "person rolls back", "person drills",
 ]  # fmt: skip
 SERVICES: Final = (
     "registry", "server-manager", "rollback-controller", "monitor", "gateway", "merger", "quantiser", "benchmarker",
@@ -73,7 +73,7 @@ def _draw(chance: random.Random) -> Fault:
 def draw_orders(chance: random.Random) -> tuple[Fault, ...]:
     """Return what an operator orders in a story: nothing in most of them."""
     orders: tuple[Kind, ...] = (
-        "person pauses", "person cancels", "person rolls back", "person drills", "person lifts",
+        "person pauses", "person cancels", "person rolls back", "person drills",
     )  # fmt: skip
     return tuple(
         Fault(

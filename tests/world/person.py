@@ -14,7 +14,6 @@ from contracts.facts import (
     DrillFault,
     DrillOrdered,
     Fact,
-    QuarantineLifted,
     ReleaseCancelled,
     ReleaseFinished,
     ReleaseHeld,
@@ -105,8 +104,6 @@ class Person:
                     )
                 )
                 await self._cancel_unserved(target)
-            case "person lifts" if route is not None and route.quarantined:
-                await self._order(QuarantineLifted(reason="mended", target=route.quarantined[0], epoch=route.epoch))
 
     def check_end(self) -> None:
         """Note the orders that nothing answered."""

@@ -52,7 +52,7 @@ class Followed(Screen):
 
 
 class Quarantine(Screen):
-    """A quarantined target: no promotion and no traffic until the quarantine is lifted.
+    """A quarantined target: it is not promoted and takes no traffic.
 
     Attributes:
         since: Start of the quarantine; None if it precedes the log.
@@ -66,13 +66,3 @@ class Quarantine(Screen):
     by: str
     because: str
     link: str | None
-
-
-class LiftPlan(Screen):
-    """The effect of lifting a quarantine now; `refused` holds code and reason if it would be refused."""
-
-    model: str
-    target: str
-    epoch: int
-    refused: dict[str, str] | None
-    quarantined_after: tuple[str, ...] = ()

@@ -17,7 +17,6 @@ ORDERS: Final[dict[str, type[Fact]]] = {
     "hold": f.ReleaseHeld,
     "promote": f.CanaryAdvanced,
     "rollback": f.RollbackOrdered,
-    "lift": f.QuarantineLifted,
 }
 """Types of orders by their names on pages."""
 

@@ -86,7 +86,6 @@ _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.ReleaseFinished: lambda data: f"{data.outcome}: {data.reason}",
     f.RollbackOrdered: lambda data: f"{data.failed or 'the active target'}: {data.reason}",
     f.DrillOrdered: _drill,
-    f.QuarantineLifted: lambda data: f"{data.target}: {data.reason}",
     f.SuspensionDecided: lambda data: f"{data.decision} {data.target}: {data.reason}",
     f.SuspensionJudged: lambda data: f"{data.target}: {data.verdict}: {data.reason}",
     f.AuditRecorded: lambda data: f"{data.action} {data.about}",

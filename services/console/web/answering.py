@@ -1,6 +1,5 @@
 """Shared parts of order pages: target and epoch in forms, and the answer page."""
 
-import re
 from collections.abc import Awaitable
 from typing import Final
 
@@ -46,15 +45,3 @@ def target_in(model: str, text: str) -> Target | None:
     if target is None or target.model != model:
         raise HTTPException(400, f"{text[:100]!r} is no target of {model}.")
     return target
-
-
-def planned(model: str, form: dict[str, str], order: str) -> tuple[Target, int, str]:
-    """Return target, epoch and reason of a planned order's form.
-
-    Raises:
-        HTTPException: The form has no target or epoch.
-    """
-    target, epoch = target_in(model, form.get("target", "")), form.get("epoch", "")
-    if target is None or re.fullmatch(EPOCH, epoch) is None:
-        raise HTTPException(400, f"The form names no target and epoch: begin again at the plan of the {order}.")
-    return target, int(epoch), form.get("reason", "")[:LONGEST_REASON]

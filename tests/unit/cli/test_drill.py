@@ -1,11 +1,10 @@
 import pytest
 
 from clients.cli.commands.drill import drill, drill_line
-from clients.cli.commands.quarantine import pick_quarantined
 from clients.cli.output import CommandError, Exit
 from contracts import facts as f
 from contracts.drills import Drill
-from testbed.factories import after, route, target
+from testbed.factories import after, target
 
 
 def a_drill(**changes):
@@ -44,27 +43,3 @@ def test_a_wrong_order_is_refused_before_anything_is_published(options, message,
     with pytest.raises(CommandError, match=message) as refused:
         drill(model="support-bot", **options)
     assert refused.value.code is Exit.USAGE
-
-
-# -- quarantine -------------------------------------------------------------------------------------------------------
-
-
-def test_a_quarantined_target_is_picked_by_name_or_by_its_version():
-    assert pick_quarantined(route(), "support-bot.v4.int8") == pick_quarantined(route(), "support-bot@v4") == target(4)
-
-
-def test_a_version_with_several_quarantined_variants_must_be_named_in_full():
-    several = route(quarantined=(target(4), target(4, "bf16"), target(3)))
-    with pytest.raises(CommandError, match=r"support-bot\.v4\.int8, support-bot\.v4\.bf16") as refused:
-        pick_quarantined(several, "support-bot@v4")
-    assert refused.value.code is Exit.USAGE
-    assert pick_quarantined(several, "support-bot.v4.bf16") == target(4, "bf16")
-    assert pick_quarantined(several, "support-bot@v3") == target(3)
-
-
-@pytest.mark.parametrize("what", ["support-bot.v7.int8", "support-bot@v7", "support-bot.v4.bf16"])
-def test_what_is_not_quarantined_cannot_be_lifted(what):
-    with pytest.raises(CommandError, match="is not quarantined"):
-        pick_quarantined(route(), what)
-    with pytest.raises(CommandError, match="is not quarantined"):
-        pick_quarantined(None, what)

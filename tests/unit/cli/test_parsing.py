@@ -5,7 +5,6 @@ from datetime import timedelta
 import pytest
 
 from clients.cli.commands.drill import parse_drill_duration
-from clients.cli.commands.quarantine import model_named
 from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import (
     check_model,
@@ -102,15 +101,3 @@ def test_an_invalid_fault_is_refused_as_usage(items):
 
 def test_an_empty_fault_is_described():
     assert describe_fault(DrillFault()) == "nothing"
-
-
-def test_a_quarantine_is_named_by_target_or_version():
-    assert (
-        model_named("support-bot.v7.int8")
-        == model_named("support-bot@v7")
-        == model_named("support-bot@7")
-        == "support-bot"
-    )
-    with pytest.raises(CommandError, match="MODEL@vN") as refused:
-        model_named("support-bot")
-    assert refused.value.code is Exit.USAGE

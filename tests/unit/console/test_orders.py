@@ -48,7 +48,7 @@ def test_roles_allow_what_the_bus_permits_them():
     assert orders_of(["viewer"]) == frozenset()
     assert orders_of(["publisher"]) == frozenset()
     assert orders_of(["approver"]) == {"approve", "reject", "promote"}
-    assert orders_of(["operator"]) == {"cancel", "hold", "rollback", "lift"}
+    assert orders_of(["operator"]) == {"cancel", "hold", "rollback"}
     assert orders_of(["administrator"]) == orders_of(["approver", "operator"])
 
 

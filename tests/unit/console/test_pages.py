@@ -12,11 +12,9 @@ SHOWN = Shown(
     release_id="r-0000000000000026-1",
     alert_id="search-ranker.v2.int8/ttft-p95/4",
     target="faq-de.v2.int8",
-    quarantined="search-ranker.v2.int8",
 )
 SCREENS = {
     **{screen.name: screen for screen in screens(SHOWN).values() if screen.name != "playground"},  # needs a gateway
-    "quarantine": Screen("quarantine", f"/models/search-ranker/quarantine?target={SHOWN.quarantined}"),
     "promoted": Screen("promoted", "/releases/r-0000000000000010-1"),
     "resolved": Screen("resolved", "/alerts?state=resolved"),
 }

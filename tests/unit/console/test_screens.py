@@ -214,7 +214,7 @@ def test_every_screen_is_looked_at_in_a_browser_and_has_a_picture(world):
     app = world.make(gateway=GatewayClient("http://127.0.0.1:9", None))
     pages = {page.path for page in iter_route_contexts(app.routes) if "GET" in (page.methods or ())}
     addresses = {path for path in pages if not path.startswith(("/stream", "/healthz", "/readyz", "/metrics"))}
-    assert addresses == {*screens(Shown("", "", "", "", "")), *ELSEWHERE} - {"/login/oidc", "/login/callback"}
+    assert addresses == {*screens(Shown("", "", "", "")), *ELSEWHERE} - {"/login/oidc", "/login/callback"}
 
 
 def test_what_changed_between_a_page_and_its_stream_is_sent_at_once():

@@ -22,7 +22,6 @@ from decisions.routes.edits import (
     has_trial,
     is_returning,
     judge,
-    lift_quarantine,
     move,
     order_return,
     promote,
@@ -95,8 +94,6 @@ def test_a_failed_shadow_is_quarantined_and_nothing_else_changes():
     assert (edit.route.active, edit.route.previous) == (served(2), served(1))
     assert edit.route.is_quarantined(target(3))
     assert roll_back(edit.route, target(3), cause_id="again").code == "stale_epoch"
-    lifted = lift_quarantine(edit.route, target(3), cause_id="l").route
-    assert lifted.shadow is None
 
 
 def test_a_rollback_of_the_active_version_ends_the_shadow():
@@ -182,12 +179,10 @@ def test_order_for_another_epoch_is_refused(difference):
 
 
 @pytest.mark.parametrize("weight", [0.05, 1.0])
-def test_a_quarantined_target_is_refused_at_any_weight_until_lifted(weight):
+def test_a_quarantined_target_is_refused_at_any_weight(weight):
     state = route(canary=None, quarantined=(target(8),))
     refused = promote(state, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c")
     assert (refused.code, type(refused)) == ("quarantined", EditRefused)
-    lifted = state.model_copy(update={"quarantined": ()})
-    assert isinstance(promote(lifted, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c"), Changed)
 
 
 def test_another_variant_of_a_quarantined_version_is_not_quarantined():
@@ -535,8 +530,6 @@ def test_stale_promotion_cannot_bring_a_rolled_back_target_back():
     late = {"weight_ratio": 1.0, "epoch": state.epoch, "cause_id": "late order"}
     back = apply(state, roll_back(state, target(2), cause_id="alert"))
     assert promote(back, served(2), **late).code == "quarantined"
-    lifted = back.model_copy(update={"quarantined": ()})
-    assert promote(lifted, served(2), **late).code == "stale_epoch"
 
 
 # -- redelivery ----------------------------------------------------------------------------------------------------
@@ -624,7 +617,7 @@ def test_every_history_keeps_the_rules(orders):
             check(edit.route)
             assert edit.route.epoch == state.epoch + 1
             assert edit.route.cause_id == f"c{number}"
-            assert set(state.quarantined) <= set(edit.route.quarantined), "only a person lifts a quarantine"
+            assert set(state.quarantined) <= set(edit.route.quarantined), "a quarantine never ends"
             done.append((order, state, f"c{number}"))
             state = edit.route
             assert run(state, order, f"c{number}") == AlreadyApplied(state)
@@ -710,35 +703,3 @@ def test_a_person_may_go_further_back_and_what_is_skipped_stays_in_line():
 def test_going_back_to_what_is_not_in_line_is_refused(version):
     state = line(1, 2, 3, 4)
     assert roll_back(state, target(4), cause_id="order", to_version=version).code == "no_previous_target"
-
-
-def test_a_lifted_target_takes_no_traffic_until_it_is_promoted_again():
-    state = line(1, 2)
-    back = apply(state, roll_back(state, target(2), cause_id="alert"))
-    lifted = apply(back, lift_quarantine(back, target(2), cause_id="person"))
-    assert (lifted.active, lifted.previous, lifted.quarantined, lifted.epoch) == (served(1), None, (), back.epoch + 1)
-    assert lift_quarantine(lifted, target(2), cause_id="person") == AlreadyApplied(lifted)
-    assert lift_quarantine(lifted, target(2), cause_id="another").code == "not_quarantined"
-    assert promoted(lifted, 2, "again").active == served(2)
-
-
-def test_a_lifted_canary_does_not_come_back_by_that():
-    state = promoted(line(1), 2, "canary", weight=0.1)
-    aborted = apply(state, roll_back(state, target(2), cause_id="alert"))
-    assert apply(aborted, lift_quarantine(aborted, target(2), cause_id="person")).canary is None
-
-
-@given(ORDERS, st.integers(0, 4))
-def test_a_lift_moves_no_traffic(orders, version):
-    state = EMPTY
-    for number, order in enumerate(orders):
-        edit = run(state, order, f"c{number}")
-        state = edit.route if isinstance(edit, Changed) else state
-    edit = lift_quarantine(state, target(version), cause_id="person")
-    if not state.is_quarantined(target(version)):
-        assert edit.code == "not_quarantined"
-        return
-    after = apply(state, edit)
-    check(after)
-    assert (after.active, after.previous, after.history) == (state.active, state.previous, state.history)
-    assert set(after.quarantined) == set(state.quarantined) - {target(version)}

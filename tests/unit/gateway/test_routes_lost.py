@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.routes import CanaryShare, Route
-from decisions.routes.edits import lift_quarantine, promote, roll_back
+from decisions.routes.edits import promote, roll_back
 from services.gateway.routing.tables import SETTLE_S, RouteTable
 from shared.storage.kv import Snapshot
 from testbed.factories import MODEL, served
@@ -118,13 +118,6 @@ async def test_an_edited_backup_never_brings_a_quarantined_version_back(table, c
     back = roll_back(over, V7.target, cause_id="by hand").route
     await table.apply(MODEL, back, 6)
     assert (table.get(MODEL), table.problem) == (back, "")
-
-
-async def test_a_quarantine_that_was_lifted_in_the_usual_way_may_serve_again(table):
-    lifted = lift_quarantine(AFTER, V7.target, cause_id="lift").route
-    again = promote(lifted, V7, weight_ratio=1.0, epoch=lifted.epoch, cause_id="order").route
-    await table.apply(MODEL, again, 42)
-    assert (active(table), table.problem) == (7, "")
 
 
 async def test_an_empty_route_retires_a_model_and_is_not_lost(table):

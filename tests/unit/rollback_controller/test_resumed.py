@@ -97,20 +97,20 @@ async def test_a_clock_that_was_set_back_meanwhile_keeps_no_rollback_from_being_
 
 
 @virtual_time
-async def test_a_quarantine_that_was_lifted_before_its_route_was_moved_is_published_and_not_refused():
+async def test_a_version_that_returned_before_its_route_was_moved_is_published_and_not_refused():
     world = World()
-    world.serve(7, 6, quarantined=(f.target(4),))
+    world.serve(7, 6, suspended=(f.Suspended(served=f.served(5), cause="slow", since=f.after(-60)),))
     world.start()
     world.log.unanswered = 1
-    order = cf.QuarantineLifted(reason="fixed", target=f.target(4), epoch=world.route().epoch)
+    order = cf.SuspensionDecided(reason="cleared", target=f.target(5), decision="return", at_once=True)
     world.publish(order, event_id="l-1")
     await asyncio.sleep(0.1)
-    lifted = world.route()
-    assert (lifted.cause_id, lifted.quarantined) == ("l-1", ())
-    moved = move(lifted, f.target(7), ("triton-2:8001",), epoch=lifted.epoch, cause_id="moved-1")
+    back = world.route()
+    assert (back.cause_id, back.active.target, back.suspended) == ("l-1", f.target(5), ())
+    moved = move(back, f.target(7), ("triton-2:8001",), epoch=back.epoch, cause_id="moved-1")
     world.routes.set("production", moved.route)
     await asyncio.sleep(60)
     assert world.log.facts(cf.OrderRefused) == []
-    assert {fact.route.quarantined for fact in world.log.facts(cf.DeploymentChanged)} == {()}
+    assert {fact.cause for fact in world.log.facts(cf.DeploymentChanged)} == {"return"}
     assert world.streams.unacknowledged() == []
     await world.stop()

@@ -17,6 +17,7 @@ FOREIGN = (
 OWN = (Team(name="shop", models=(f.MODEL,), members=(f.OPERATOR,)),)
 UNRESTRICTED = (Team(name="shop", models=(f.MODEL,), members=("sue",), unrestricted=(f.OPERATOR,)),)
 ELSEWHERE = (Team(name="bank", models=("bank-bot",), members=(f.OPERATOR,)),)
+HELD = f.Suspended(served=f.served(4), cause="slow", since=f.after(-60))
 
 
 def orders(world):
@@ -27,7 +28,7 @@ def orders(world):
     return [
         cf.RollbackOrdered(reason="odd", failed=f.target(7)),
         cf.RollbackOrdered(reason="odd"),
-        cf.QuarantineLifted(reason="fixed", target=f.target(4), expires_at=until, epoch=world.route().epoch),
+        cf.SuspensionDecided(reason="slow", target=f.target(4), decision="confirm", expires_at=until),
         cf.DrillOrdered(**about, fault=fault, expires_at=until),
     ]
 
@@ -36,7 +37,7 @@ def orders(world):
 @virtual_time
 async def test_orders_about_a_model_of_another_team_change_nothing_and_are_refused(teams):
     world = World()
-    before = world.serve(7, 6, quarantined=(f.target(4),))
+    before = world.serve(7, 6, suspended=(HELD,))
     world.set_teams(*teams)
     world.start()
     given = [world.publish(order) for order in orders(world)]
@@ -56,7 +57,7 @@ async def test_orders_about_a_model_of_another_team_change_nothing_and_are_refus
 async def test_orders_of_members_of_identities_without_a_team_and_without_teams_are_carried_out(teams):
     for number in (0, 2, 3):
         world = World()
-        world.serve(7, 6, quarantined=(f.target(4),))
+        world.serve(7, 6, suspended=(HELD,))
         world.set_teams(*teams)
         world.start()
         world.publish(orders(world)[number])
@@ -69,7 +70,7 @@ async def test_orders_of_members_of_identities_without_a_team_and_without_teams_
 async def test_an_order_that_is_decided_stays_though_its_sender_left_the_team_before_it_comes_again():
     for number in (0, 2, 3):
         world = World()
-        world.serve(7, 6, quarantined=(f.target(4),))
+        world.serve(7, 6, suspended=(HELD,))
         world.set_teams(*OWN)
         world.start()
         world.log.unanswered = 1
