@@ -108,7 +108,7 @@ class Rehearsal:
         """Rehearse the rollback of staged targets and return the outcome; a redelivered event gets the same one.
 
         Raises:
-            Transient: A dependency does not answer.
+            Transient: The rehearsal request has not arrived yet, or a dependency does not answer.
         """
         if event.data.request.purpose != "rehearsal":
             return None
@@ -117,8 +117,10 @@ class Rehearsal:
         if release_id in state.rehearsed:
             return await self._attested(event, state.rehearsed[release_id])
         requested = state.rehearsals.get(release_id) or await self.alerts.rehearsal_requested(model)
-        if requested is None or requested.release_id != release_id:  # a newer release is rehearsed: this one has ended
-            return None
+        if requested is None or requested.release_id != release_id:
+            if requested and requested.candidate.target.version > event.data.candidate.target.version:
+                return None  # a newer release is rehearsed: this one has ended
+            raise Transient("bus_unavailable", f"The request for the rehearsal of {release_id} has not arrived yet.")
         await self.states.transact("production", model, lambda state: rehearsal_plan.record_request(state, requested))
         runtime = event.data.candidate.runtime
         detections = rehearsal_plan.find_detections(state, requested, runtime, self.clock.now())
