@@ -92,7 +92,7 @@ class Answer:
             await self._apply(self.accepted.effect)
         accepted = self.accepted
         served, kind = accepted.choice.served, accepted.parsed.kind
-        first = self._balancer.choose(served, accepted.draw_id, kind)
+        first = self._balancer.choose(served, accepted.arrival.draw_id, kind)
         try:
             await self._attempt(first)
         except AnswerFailed as failure:
@@ -116,7 +116,7 @@ class Answer:
         """Return another endpoint; the first if there is none, or if the request depends on one engine's state."""
         accepted = self.accepted
         served, kind = accepted.choice.served, accepted.parsed.kind
-        other = self._balancer.choose_other(served, accepted.draw_id, kind, first)
+        other = self._balancer.choose_other(served, accepted.arrival.draw_id, kind, first)
         if other is None or routing.has_state(accepted.parsed):
             return first
         return other

@@ -147,7 +147,7 @@ class BodyBans:
         bodies = await asyncio.to_thread(lambda: {digest_of(accepted.parsed) for accepted in callers})
         report = DeathReport(
             process=self.process,
-            environment=callers[0].environment,
+            environment=callers[0].arrival.environment,
             target=callers[0].choice.served.target,
             bodies=tuple(bodies)[:MOST_BODIES],
         )

@@ -165,7 +165,7 @@ class Endpoint:
         The target's failure is recorded and counts all the same.
         """
         dependencies = self._dependencies
-        route = dependencies.tables[accepted.environment].get(accepted.choice.served.target.model)
+        route = dependencies.tables[accepted.arrival.environment].get(accepted.choice.served.target.model)
         fallback = routing.choose_fallback(route, accepted.choice.served.target) if route is not None else None
         if fallback is None or not may_rescue(accepted, answer, failure, fallback):
             return None
@@ -229,7 +229,7 @@ class Endpoint:
         else:
             self._mirrors.offer(accepted, record)
         if outcome == Outcome() and accepted.parsed.generates:
-            self._dependencies.features.submit(record, answer.measurement.excerpts, draw_id=accepted.draw_id)
+            self._dependencies.features.submit(record, answer.measurement.excerpts, draw_id=accepted.arrival.draw_id)
         else:
             self._dependencies.telemetry.record(record)
 
@@ -299,7 +299,9 @@ async def _send_failure(outcome: Outcome, failure: AnswerFailed, accepted: Accep
     if outcome.error is not None:
         target = str(accepted.choice.served.target)
         log = structlog.get_logger()
-        log.warning("request failed", target=target, request_id=accepted.request_id, kind=kind, reason=failure.reason)
+        log.warning(
+            "request failed", target=target, request_id=accepted.arrival.request_id, kind=kind, reason=failure.reason
+        )
     problem = errors.upstream_failed(kind, describe_failure(failure))
     if reply.started:  # clients treat an error event as a failed request
         # JSON has no line breaks, so one `data:` line suffices

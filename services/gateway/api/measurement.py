@@ -91,21 +91,6 @@ class AcceptedRequest:
     answer_tokens: int = 0
 
     @property
-    def request_id(self) -> str:
-        """Return the request id, as in the caller's `x-request-id` header."""
-        return self.arrival.request_id
-
-    @property
-    def draw_id(self) -> str:
-        """Return the id from which all shares are drawn."""
-        return self.arrival.draw_id
-
-    @property
-    def environment(self) -> Environment:
-        """Return the environment: production or staging."""
-        return self.arrival.environment
-
-    @property
     def response_headers(self) -> dict[str, str]:
         """Return the response headers: target, release, key limits, and the drill if there is one."""
         target = self.choice.served.target
@@ -118,13 +103,13 @@ class AcceptedRequest:
 
     def to_api_request(self, deadline_s: float, traceparent: str | None = None) -> ApiRequest:
         """Return the engine's request: the caller's bytes, to be answered within `deadline_s`."""
-        parsed = self.parsed
-        salt = self.cache_salt or self.arrival.caller.cache_salt
-        holder, left_s = self.arrival.caller.holder_pseudonym, max(0.0, deadline_s)
+        parsed, arrival = self.parsed, self.arrival
+        salt = self.cache_salt or arrival.caller.cache_salt
+        holder, left_s = arrival.caller.holder_pseudonym, max(0.0, deadline_s)
         served = self.choice.served
         named = fingerprint(served.target, served.manifest.digest)
         return ApiRequest(
-            "POST", parsed.path, parsed.raw, left_s, self.request_id, parsed.model, salt, traceparent, holder, named
+            "POST", parsed.path, parsed.raw, left_s, arrival.request_id, parsed.model, salt, traceparent, holder, named
         )
 
 
@@ -266,10 +251,10 @@ class Measurement:
             first_ms = (self._ended_s or 0.0) * 1000.0
         unknown: tuple[TriggerMetric, ...] = ("ttft_ms",) if self._is_whole else ()
         record = Inference(
-            request_id=accepted.request_id,
+            request_id=accepted.arrival.request_id,
             target=accepted.choice.served.target,
             endpoint=endpoint,
-            environment=accepted.environment,
+            environment=accepted.arrival.environment,
             canary=accepted.choice.canary,
             pinned=accepted.choice.pinned,
             drill=accepted.effect.drill_id if accepted.effect else None,

@@ -135,8 +135,8 @@ class Mirrors:
 
     def release(self, accepted: AcceptedRequest) -> None:
         """Free the capacity of a drawn request."""
-        self._held.pop(accepted.draw_id, None)
-        self._unseen.discard(accepted.draw_id)
+        self._held.pop(accepted.arrival.draw_id, None)
+        self._unseen.discard(accepted.arrival.draw_id)
 
     def offer(self, accepted: AcceptedRequest, served: Inference) -> None:
         """Start the pair of a drawn request after its answer ended; return at once.
@@ -158,7 +158,7 @@ class Mirrors:
     def _is_in_route(self, accepted: AcceptedRequest) -> bool:
         """Return whether both targets have the same roles in the route as at the draw."""
         target = accepted.choice.served.target
-        route = self._dependencies.tables[accepted.environment].get(target.model)
+        route = self._dependencies.tables[accepted.arrival.environment].get(target.model)
         return route is not None and accepted.pair is not None and routing.still_stands(route, target, accepted.pair)
 
     def _end(self, accepted: AcceptedRequest, task: asyncio.Task[None]) -> None:
@@ -176,7 +176,7 @@ class Mirrors:
         If the serving target's engine dies, another target with traffic is not asked.
         """
         async with self._shadow_turn if other.shadow else contextlib.nullcontext(), self._turn:
-            shadow_first = routing.asks_shadow_first(accepted.draw_id, other)
+            shadow_first = routing.asks_shadow_first(accepted.arrival.draw_id, other)
             first = await self._ask_other(accepted, other) if shadow_first else None
             served = await self._ask(self._again(accepted, accepted.choice))
             known = not served.died and routing.is_known(served.record)
@@ -195,7 +195,7 @@ class Mirrors:
         if served.texts is None or mirrored.texts is None:
             self._dependencies.telemetry.record(pair)
         else:
-            self._dependencies.features.submit(pair, served.texts, mirrored.texts, draw_id=accepted.draw_id)
+            self._dependencies.features.submit(pair, served.texts, mirrored.texts, draw_id=accepted.arrival.draw_id)
 
     async def _ask_other(self, accepted: AcceptedRequest, other: Choice) -> _Side:
         """Ask the other target; record the time if this kills a shadow's engine."""
@@ -230,7 +230,7 @@ class Mirrors:
         """Return a copy of the request for a target, arriving now, without cached prefixes, with the current drill."""
         dependencies, target = self._dependencies, choice.served.target
         now, now_s = dependencies.clock.now(), dependencies.clock.monotonic()
-        drill = dependencies.drills.get(accepted.environment, target.model)
+        drill = dependencies.drills.get(accepted.arrival.environment, target.model)
         return replace(
             accepted,
             arrival=replace(accepted.arrival, at=now, at_s=now_s),
@@ -239,8 +239,8 @@ class Mirrors:
             trace=RequestTrace(None, accepted.parsed.kind, target, now, ""),
             waited_s=0.0,
             deadline_s=min(accepted.deadline_s, _LONGEST_S),
-            effect=drills.decide_effect(drill, target, accepted.draw_id, now, now_s),
-            cache_salt=f"pair-{accepted.draw_id}",
+            effect=drills.decide_effect(drill, target, accepted.arrival.draw_id, now, now_s),
+            cache_salt=f"pair-{accepted.arrival.draw_id}",
             is_callers=False,
         )
 
