@@ -38,6 +38,11 @@ def report_progress(**fields: Any) -> None:
     _send({"progress": fields})
 
 
+def step_progress(step: str, unit: str) -> Any:
+    """Return a function that reports progress of a step."""
+    return lambda done, total: report_progress(step=step, done=done, total=total, unit=unit)
+
+
 def confine(read: Iterable[Path] = (), write: Iterable[Path] = (), *, file_bytes: int | None = None) -> None:
     """Enter the sandbox; call it in a worker before other threads start and before a file from outside is opened.
 

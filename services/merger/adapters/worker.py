@@ -30,7 +30,7 @@ from services.merger.adapters.inputs import open_inputs
 from services.merger.adapters.rendering import Render
 from services.merger.ports import Blobs, Conversation, Folder, MergeJob
 from shared.errors import Permanent, Transient
-from shared.runtime.worker import confine, importing, job_main, report_progress
+from shared.runtime.worker import confine, importing, job_main, step_progress
 
 
 class StoreClient:
@@ -184,11 +184,6 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)
-
-
-def step_progress(step: str, unit: str) -> Any:
-    """Return a function that reports progress of a step."""
-    return lambda done, total: report_progress(step=step, done=done, total=total, unit=unit)
 
 
 def merge(store: Blobs, job: MergeJob, render: Render | None = None) -> dict[str, Any]:

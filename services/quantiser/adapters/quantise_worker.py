@@ -17,7 +17,7 @@ from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.domain import spread_windows, windows_needed
 from services.quantiser.ports import QuantisationJob, QuantisationResult
 from shared.errors import Permanent
-from shared.runtime.worker import confine, importing, job_main, report_progress
+from shared.runtime.worker import confine, importing, job_main, report_progress, step_progress
 
 COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 WRITTEN_BY_ENGINE = ("config.json", "model.safetensors.index.json")
@@ -169,11 +169,6 @@ def measure(job: QuantisationJob, tokenizer: Any) -> tuple[Quality, tuple[HeldOu
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return quality, held_out, own_quality
-
-
-def step_progress(step: str, unit: str) -> Any:
-    """Return a function that reports progress of a step."""
-    return lambda done, total: report_progress(step=step, done=done, total=total, unit=unit)
 
 
 if __name__ == "__main__":
