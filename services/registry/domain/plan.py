@@ -20,7 +20,7 @@ from contracts.facts import (
 )
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
 from decisions.releases.calendar import later
-from decisions.releases.plan import needs_approval, needs_evaluation, needs_shadow, traffic_shares
+from decisions.releases.plan import needs_approval, needs_evaluation, needs_rehearsal, needs_shadow, traffic_shares
 from services.registry.domain import evaluations, gates, rehearsals
 from services.registry.domain.approvals import is_approved
 from services.registry.domain.record import SHADOW, Release, TurnGranted, weight_key
@@ -159,7 +159,7 @@ def _keeps_lease(release: Release, variant: Variant) -> bool:
     load the model twice. Evaluation and rehearsal request leases of their own under the same rule.
     """
     chosen = gates.choose(release)
-    direct = _goes_live_at_once(release) and not rehearsals.is_needed(release.policy)
+    direct = _goes_live_at_once(release) and not needs_rehearsal(release.policy)
     direct = direct and not needs_evaluation(release.policy)
     return chosen is not None and chosen.variant == variant and direct
 
@@ -192,9 +192,9 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
         evaluated = evaluations.assess_evaluations(release)
         if evaluated is None or evaluated[0] != "pass":
             return
-        if rehearsals.is_needed(release.policy) or not _goes_live_at_once(release):
+        if needs_rehearsal(release.policy) or not _goes_live_at_once(release):
             yield stage_released(release, chosen.variant, "evaluation")
-    if rehearsals.is_needed(release.policy):
+    if needs_rehearsal(release.policy):
         yield from _rehearsal(release, turn, target)
         rehearsal = rehearsals.assess_rehearsal(release, now)
         if rehearsal is None or rehearsal[0] != "pass":
@@ -276,7 +276,7 @@ def is_ordered_again(release: Release) -> bool:
     measured baseline. A newer version that serves is never replaced.
     """
     stale = release.refused is not None and release.refused.code == "stale_epoch" and not release.deployed
-    if not stale or outstanding_order(release) in (None, ALL_TRAFFIC) or rehearsals.is_needed(release.policy):
+    if not stale or outstanding_order(release) in (None, ALL_TRAFFIC) or needs_rehearsal(release.policy):
         return False
     return release.route is None or all(target.version < release.version for target in release.route.serving)
 

@@ -3,16 +3,10 @@
 from datetime import datetime
 
 from contracts.facts import RegisteredVariant, RehearsalCertificate
-from contracts.policy import ReleasePolicy
 from contracts.vocabulary import Digest, Variant, Verdict, digest_of_json
 from decisions.releases.plan import needs_rehearsal
 from services.registry.domain import gates
 from services.registry.domain.record import Release, TurnGranted
-
-
-def is_needed(policy: ReleasePolicy) -> bool:
-    """Return whether the policy needs a rehearsal; without automatic triggers it does not."""
-    return needs_rehearsal(policy)
 
 
 def policy_digest(release: Release) -> Digest:
@@ -34,7 +28,7 @@ def assess_rehearsal(release: Release, now: datetime) -> tuple[Verdict, str] | N
     chosen = gates.choose(release)
     if chosen is None or release.turn is None:
         return None
-    if not is_needed(release.policy):
+    if not needs_rehearsal(release.policy):
         return "pass", "No trigger rolls back automatically, so there is nothing to rehearse."
     unstaged = release.failed.get(failure_key(chosen.variant))
     if unstaged is not None:
