@@ -100,7 +100,7 @@ def compare_tokenizers(base: Path, checkpoint: Path) -> tuple[int, TokenizerComp
         template = checkpoint / "chat_template.jinja"
         if not template.is_file() or template.read_text(encoding="utf-8") == base_tokenizer.chat_template:
             return size, None
-        return size, TokenizerComparison(size, size, (CHAT_TEMPLATE,), extends=False, only_template=True)
+        return size, TokenizerComparison(size, (CHAT_TEMPLATE,), extends=False, only_template=True)
     tokenizer = load_tokenizer(checkpoint)
     text = " ".join(PARITY_PROMPTS) + "".join(turn["content"] for turn in PROBE_CONVERSATION)
     base_vocabulary, vocabulary = base_tokenizer.get_vocab(), tokenizer.get_vocab()
@@ -116,7 +116,6 @@ def compare_tokenizers(base: Path, checkpoint: Path) -> tuple[int, TokenizerComp
     extends = len(vocabulary) > len(base_vocabulary) and same_ids and base_vocabulary.items() <= vocabulary.items()
     return size, TokenizerComparison(
         vocabulary_size(tokenizer),
-        size,
         differences,
         extends,
         has_template=bool(tokenizer.chat_template),

@@ -31,7 +31,6 @@ class TokenizerComparison:
     """
 
     size: int
-    base_size: int
     differences: tuple[str, ...]
     extends: bool
     only_template: bool = False

@@ -22,11 +22,10 @@ from services.quantiser.domain.planning import (
     plan_quantisation,
     plan_settings_key,
 )
-from services.quantiser.domain.quality import IDENTICAL, Assessment, GateCode, assess_quality, windows_needed
+from services.quantiser.domain.quality import Assessment, GateCode, assess_quality, windows_needed
 from services.quantiser.domain.shape import Dtype, ModelShape, choose_group_size, read_shape
 
 __all__ = [
-    "IDENTICAL",
     "OUTPUT_FORMAT",
     "Assessment",
     "AwqEngine",

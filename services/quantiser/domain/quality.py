@@ -8,8 +8,6 @@ from contracts.vocabulary import Contract, Verdict
 
 MIN_TOKENS = 1024
 """Minimum of held-out tokens for a verdict on a perplexity ratio of a few percent."""
-IDENTICAL = Quality(perplexity_ratio=1.0, mean_kl=0.0, p99_kl=0.0, top1_agreement_ratio=1.0, tokens=0)
-"""Quality of a variant with the merged model's files, known from digests instead of measured."""
 
 GateCode = Literal["quality_gate_failed", "inconclusive"]
 

@@ -176,7 +176,7 @@ def test_a_lora_needs_rank_and_alpha(value):
 
 
 def vocabulary_code(size, rows, base_rows=100, *, included=True, extends=True, own=True):
-    tokenizer = domain.TokenizerComparison(size, 90, ("vocabulary",), extends) if own else None
+    tokenizer = domain.TokenizerComparison(size, ("vocabulary",), extends) if own else None
     rejection = domain.assess_vocabulary(tokenizer, 90, domain.Vocabulary(rows, base_rows, included))
     return rejection and rejection.code
 
