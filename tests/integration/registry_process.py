@@ -73,11 +73,11 @@ def stored_artifacts(settings):
 
 
 @contextlib.asynccontextmanager
-async def registry(js, settings, wrap=lambda artifacts: artifacts, teams=tuple, **limits):
-    """Run a registry in this process; `wrap` may put something between it and its artifacts."""
+async def registry(js, settings, teams=tuple, **limits):
+    """Run a registry in this process."""
     bus = Bus(settings, SERVICE, SystemClock())
     await bus.connect()
-    ports = connect_ports(bus, wrap(stored_artifacts(settings)), teams)
+    ports = connect_ports(bus, stored_artifacts(settings), teams)
     locations, every = AllowedLocations(bucket=settings.s3_bucket), RegistrySettings(sweep_s=0.2, **limits)
     started = build(bus, ports=ports, locations=locations, settings=every, clock=SystemClock())
     await bus.broker.start()

@@ -170,12 +170,6 @@ async def test_a_holder_before_is_refused_once_the_next_one_has_asked_anything(w
     assert world.superseded == {"old": 2}, "it learns by what"
 
 
-async def test_a_term_belongs_to_one_process(world):
-    await load(world.process("one", 3), "a")
-    with pytest.raises(LeaseLost):
-        await load(world.process("two", 3), "b")
-
-
 async def test_terms_outlive_the_agent(world):
     old, new = world.process("old", 1), world.process("new", 2)
     await index(new)

@@ -1,7 +1,6 @@
 """The delivery rules on a real NATS server."""
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 
@@ -12,65 +11,13 @@ from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import AlertRaised, VariantFailed, VariantRequested, WorkAbandoned
 from contracts.services import EVENTS, durable_name
 from contracts.vocabulary import canonical_json
-from shared.errors import Permanent, Transient
+from shared.errors import Permanent
 from shared.messaging.bus import Bus, publish_event
 from shared.messaging.provision import provision
 from shared.messaging.topology import consumer
 from shared.runtime.clock import SystemClock
 from tests.integration.bus_process import facts, failed_fact, requested, running_bus
 from tests.kit.conformance_bus import SERVICE, BusConformance
-
-
-async def test_permanent_error_without_a_failure_fact_is_dead_lettered_and_abandons_its_release(js, bus_settings):
-    async def handler(event):
-        raise Permanent("engine_failed", "it broke")
-
-    async with running_bus(bus_settings, handler):
-        await publish_event(js, requested("e1"))
-        (abandoned,) = await facts(js, WorkAbandoned)
-        (letter,) = await deadletters.list_all(js)
-        assert abandoned.correlationid == "r-1"
-        assert abandoned.data.dead_letter_sequence == letter.sequence
-        assert letter.code == "engine_failed"
-        assert json.loads(letter.body)["id"] == "e1"
-
-
-async def test_transient_error_is_retried_until_it_succeeds(js, bus_settings):
-    attempts = []
-
-    async def handler(event):
-        attempts.append(event.id)
-        if len(attempts) < 3:
-            raise Transient("store_unavailable", "not yet")
-        return failed_fact()
-
-    async with running_bus(bus_settings, handler):
-        await publish_event(js, requested("e1"))
-        await facts(js, VariantFailed)
-        assert attempts == ["e1"] * 3
-
-
-async def test_unknown_error_is_dead_lettered_at_the_delivery_limit_and_the_next_event_handled(
-    js, bus_settings, monkeypatch
-):
-    monkeypatch.setattr("shared.messaging.delivery._BACKOFF_S", (0.05,))
-    attempts = []
-
-    async def handler(event):
-        attempts.append(event.id)
-        if event.id == "bad":
-            raise ZeroDivisionError("surprise")
-        return failed_fact()
-
-    async with running_bus(bus_settings, handler):
-        await publish_event(js, requested("bad"))
-        await publish_event(js, requested("good"))
-        await facts(js, VariantFailed)
-        await facts(js, WorkAbandoned)
-        (letter,) = await deadletters.list_all(js)
-        assert letter.code == "internal_error"
-        assert "surprise" in letter.reason
-        assert attempts.count("bad") == 5
 
 
 @pytest.mark.parametrize(
@@ -119,35 +66,6 @@ async def test_requeued_dead_letter_is_handled_again(js, bus_settings):
         await deadletters.requeue(js, letter, "adam")
         await facts(js, VariantFailed)
         assert await deadletters.list_all(js) == []
-
-
-async def test_handlers_resume_after_the_server_was_killed(js, bus_settings, nats_server):
-    async def handler(event):
-        return failed_fact()
-
-    async with running_bus(bus_settings, handler) as bus:
-        await publish_event(js, requested("e1"))
-        await facts(js, VariantFailed)
-        nats_server.kill()
-        nats_server.start()
-        async with asyncio.timeout(20):
-            while True:
-                with contextlib.suppress(Exception):
-                    await publish_event(js, requested("e2"))
-                    break
-        assert len(await facts(js, VariantFailed, 2, timeout_s=30)) == 2
-        await bus.check()
-
-
-async def test_readiness_notices_a_deleted_consumer(js, bus_settings):
-    async def handler(event):
-        return None
-
-    async with running_bus(bus_settings, handler) as bus:
-        await bus.check()
-        await js.delete_consumer(EVENTS, "quantiser__variant-requested-v1")
-        with pytest.raises(Exception, match="consumer not found"):
-            await bus.check()
 
 
 async def test_a_slow_message_delays_none_of_those_that_other_workers_can_take(js, bus_settings):

@@ -195,6 +195,17 @@ async def test_silence_has_its_limits_and_retires_the_stream(triton):
     assert find_stream(triton.channel, NAME) is not stream
 
 
+@pytest.mark.parametrize("record", [{"output_tokens": 0}, {}, {"output_tokens": "many"}])
+async def test_events_before_the_first_token_leave_the_time_for_it(triton, record):
+    triton.make_responses = lambda a: [frame(part(a, 0, b"x", record=record))]
+    with pytest.raises(SlipwayError) as failed:
+        [piece async for piece in stream_api(triton.channel, NAME, REQUEST, deadlines=Deadlines(0.5, 0.1))]
+    assert (failed.value.code, failed.value.details["silent_s"]) == ("no_first_token", 0.5)
+    triton.make_responses = lambda a: [frame(part(a, 0, b"x", record=record)), frame(part(a, 1, b"x", last=True))]
+    triton.pause_s = 0.4
+    assert await ask(triton, Deadlines(5, 0.1)) == b"xx"
+
+
 async def test_parts_that_come_in_time_reset_the_silence(triton):
     triton.make_responses = lambda a: [frame(part(a, number, b"x", last=number == 5)) for number in range(6)]
     triton.pause_s = 0.2

@@ -151,18 +151,6 @@ async def test_full_streams_keep_no_rollback_from_being_carried_out(js, bus):
     assert len(await stored_facts(js, f.RollbackStarted)) == 1
 
 
-async def test_what_one_process_decided_and_could_not_publish_the_next_one_publishes(js, bus):
-    first = controller_on(bus)
-    await first.record_policy(k.event(k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),)))))
-    await Bucket(js, "routes", Route).create(k.MODEL, k.route(canary=None))
-    await refuse(js)
-    await fill(js)
-    await first.handle_alert(alert(), Received(1, CLOCK.now()))
-    await provision(js, limits=LARGER)
-    await controller_on(bus).sweep(("production", k.MODEL))
-    assert len(await stored_facts(js, f.DeploymentChanged)) == len(await stored_facts(js, f.RollbackStarted)) == 1
-
-
 async def test_doctor_names_the_streams_that_are_full(js, nats_server, tmp_path):
     await fill(js)
     findings = await asyncio.to_thread(ask_bus, connection(nats_server, None, tmp_path))

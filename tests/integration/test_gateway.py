@@ -1,22 +1,15 @@
 """The gateway with the openai SDK, on a real Triton (toy engine) and a real bus."""
 
 import asyncio
-import contextlib
 import signal
-from functools import partial
 
 import grpc
 import httpx
 import openai
 import pytest
 
-from contracts.envelope import Event, nats_subject
-from contracts.facts import InferenceBatch
-from contracts.routes import CanaryShare, Route, ShadowShare
-from contracts.services import TELEMETRY
+from contracts.routes import Route
 from services.gateway.adapters.triton import TritonEngine
-from services.monitor.domain.record import ShadowDeath
-from services.monitor.domain.shadow import note_shadow_pair
 from shared.serving.inference import Deadlines
 from testbed.gateway import Gateway, load_toy
 from testbed.ports import free_port
@@ -51,21 +44,6 @@ async def asdk(gateway):
         base_url=gateway.base_url + "/v1", api_key=gateway.key, max_retries=0, timeout=60
     ) as client:
         yield client
-
-
-async def telemetry_and_pairs(js, count: int, least_pairs: int):
-    """Wait for records and at least so many pairs."""
-    subject = nats_subject(InferenceBatch.TYPE, "*", "gateway", "production")
-    subscription = await js.pull_subscribe(subject, stream=TELEMETRY)
-    records, pairs = [], []
-    async with asyncio.timeout(20):
-        while len(records) < count or len(pairs) < least_pairs:
-            with contextlib.suppress(TimeoutError):
-                for message in await subscription.fetch(10, timeout=1):
-                    batch = Event[InferenceBatch].model_validate_json(message.data).data
-                    records += batch.records
-                    pairs += batch.pairs
-    return records, pairs
 
 
 class Silence(grpc.GenericRpcHandler):
@@ -198,63 +176,6 @@ async def test_a_caller_that_does_not_wait_for_the_whole_answer_stops_the_engine
     records, _ = await telemetry(js, 1)
     assert (records[0].finish_reason, records[0].error) == ("cancelled", None)
     assert records[0].output_tokens < 500
-
-
-async def test_an_endpoint_that_is_gone_costs_a_retry_and_no_request(js, gateway, asdk, toy):
-    gone = f"127.0.0.1:{free_port()}"
-    two = toy[1].model_copy(update={"endpoints": (gone, *toy[1].endpoints)})
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=two))
-    for _ in range(12):
-        await asdk.completions.create(model="toy", prompt="x", max_tokens=1)
-    labels = 'environment="production",reason="endpoint_unreachable"'
-    assert gateway.metric(f"slipway_gateway_retries_total{{{labels}}}") == 1, "then it is ejected"
-
-
-async def test_a_canary_and_the_active_version_are_both_asked_a_share_and_a_pair_shows_what_only_one_fails(
-    js, gateway, asdk, toy, triton
-):
-    newer = load_toy(triton, "toy", 3, fail_text="odd").model_copy(update={"pair_ratio": 0.5})
-    canary = CanaryShare(served=newer, weight_ratio=0.5)
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1], canary=canary, previous=toy[2]))
-    for number in range(24):
-        with contextlib.suppress(openai.InternalServerError):
-            await asdk.completions.create(model="toy", prompt="odd" if number % 2 else "even", max_tokens=3)
-    records, pairs = await telemetry_and_pairs(js, 24, 4)
-    assert len(records) == 24, "what is mirrored is no request of a caller"
-    assert len({record.caller for record in records}) == 1
-    assert all(record.caller and record.caller not in gateway.key for record in records)
-    sides = [{side.target: side for side in (pair.served, pair.mirrored)} for pair in pairs]
-    assert {frozenset(side) for side in sides} == {frozenset((newer.target, toy[1].target))}
-    assert {side[newer.target].error for side in sides} <= {None, "engine_failed"}
-    assert all(side[toy[1].target].ttft_ms for side in sides)
-    assert {side[toy[1].target].error for side in sides} == {None}
-    assert {pair.served.request_id for pair in pairs} <= {record.request_id for record in records}
-
-
-async def test_a_candidate_whose_engine_dies_of_a_prompt_takes_nothing_from_callers(
-    js,
-    gateway,
-    asdk,
-    toy,
-    triton,
-):
-    """It stays dead here: nothing loads it again. The death counts once, whatever else was in flight at it."""
-    candidate = load_toy(triton, "toy", 5, dead_text="lethal")
-    shadow = ShadowShare(served=candidate, share_ratio=1.0)
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1], shadow=shadow))
-    ask = partial(asdk.completions.create, model="toy", max_tokens=3)
-    for number in range(6):
-        await ask(prompt=f"harmless {number}")
-    await telemetry_and_pairs(js, 6, 4)
-    for number in range(12):
-        await ask(prompt="lethal" if number % 3 == 0 else f"harmless {number}")
-    records, compared = await telemetry_and_pairs(js, 18, 5)
-    assert {record.error for record in records} == {None}
-    deaths: tuple[ShadowDeath, ...] = ()
-    for pair in compared:
-        deaths = note_shadow_pair(deaths, pair) or deaths
-    assert len(deaths) <= 1
-    assert gateway.metric('slipway_gateway_body_bans_total{change="refused"}') == 0.0
 
 
 async def test_sigterm_lets_streams_finish_and_telemetry_go(js, gateway, asdk, toy):

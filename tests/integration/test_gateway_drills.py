@@ -7,11 +7,9 @@ import openai
 import pytest
 
 from contracts.routes import Route
-from shared.storage.record_format import dump
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until
 from tests.integration.gateway_process import HELLO, checks, put_drill, put_route, telemetry
-from tests.kit.drills import drill
 
 pytestmark = pytest.mark.real
 STAGING = {"x-slipway-environment": "staging"}
@@ -109,21 +107,3 @@ async def test_a_drill_ends_at_its_expiry_though_the_bus_is_gone(js, gateway, as
     assert {what for at, what in outcomes if (active.expires_at - at).total_seconds() > 0.2} == {"engine_failed"}
     assert {what for at, what in outcomes if at >= active.expires_at} <= {"well"}
     assert checks(gateway)["drills"] == "none"
-
-
-async def test_a_malformed_drill_is_ignored_with_a_log(js, gateway, asdk, toy):
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
-    bucket = await js.key_value("drills")
-    good = dump(drill(datetime.now(UTC), target=toy[1].target, fault={"error_ratio": 1.0})).decode()
-    await bucket.put("production.toy", b"\xff not a drill")
-    await bucket.put("production.other", good.encode())  # of another model than its key says
-    await bucket.put("staging.toy", good.replace('"share_ratio":1.0', '"share_ratio":7').encode())
-    log = gateway.folder / "log"
-    for line in ("unreadable record", "drill ignored"):
-        await asyncio.to_thread(wait_until, lambda line=line: line in log.read_text(), what=f"logging {line!r}")
-    await asyncio.to_thread(wait_until, lambda: log.read_text().count("unreadable record") >= 2, what="both")
-    assert checks(gateway)["drills"] == "none"
-    assert "x-slipway-drill" not in (await ask(asdk, tokens=1))[2]
-    # And the next good one is heard.
-    active = await put_drill(js, gateway, toy[1], drill_id="drill-2", fault={"answer": "empty"})
-    assert (await ask(asdk, tokens=1))[2]["x-slipway-drill"] == active.drill_id

@@ -167,6 +167,7 @@ async def test_an_engine_that_dies_on_one_triton_ejects_it_and_its_request_goes_
 
         died = await ask("DEADTEXT")
         assert (died.status_code, died.json()["error"]["code"]) == (502, "engine_dead")
+        assert died.headers["retry-after"]
         assert [(await ask("x")).status_code for _ in range(10)] == [200] * 10, "the other engine lives"
         (dead,) = [triton for triton in tritons if changed(gateway, triton, "ejected")]
         order(dead, NAME, "unload")

@@ -121,26 +121,6 @@ async def test_a_killed_stub_ends_the_stream_with_an_error(js, gateway, asdk, ta
     assert (await ask(asdk)).choices
 
 
-async def test_a_dead_engine_is_a_502(js, gateway, asdk, target):
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=target))
-    with pytest.raises(openai.InternalServerError) as caught:
-        await ask(asdk, prompt="DEADTEXT")
-    assert (caught.value.status_code, caught.value.code) == (502, "engine_dead")
-    assert caught.value.response.headers["retry-after"]
-
-
-async def test_a_killed_triton_is_used_again_as_soon_as_it_is_back(js, gateway, asdk, target, triton):
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=target))
-    await ask(asdk)
-    await asyncio.to_thread(triton.kill)
-    with pytest.raises(openai.InternalServerError) as caught:
-        await ask(asdk)
-    assert (caught.value.status_code, caught.value.code) == (502, "endpoint_unreachable")
-    triton.start()
-    order(triton, "toy.v1.bf16", "load")
-    assert (await ask(asdk)).choices
-
-
 async def test_an_unreadable_route_hides_no_other(js, gateway, asdk, target):
     bucket = await js.key_value("routes")
     await bucket.put("broken", b'{"model": 5}')

@@ -106,20 +106,3 @@ async def test_a_version_that_is_no_worse_is_cleared_and_returns(js, gateway, to
     route = await route_of(js)
     (entry,) = route.suspended
     assert (entry.verdict, entry.returned_by, route.active.target) == ("cleared", judged.id, target(1))
-
-
-async def test_one_whose_policy_says_stay_waits_for_a_person(js, gateway, toy, services):
-    await serve(js, gateway, toy, MANY, after_move="stay")
-    async with callers(gateway):
-        await publish(js, alert(trigger="errors"))
-        (judged,) = await wait_for_fact(js, f.SuspensionJudged, timeout_s=120)
-        await wait_for_fact(js, f.DeploymentChanged, count=3)
-        (raised,) = [
-            event for event in await wait_for_fact(js, f.AlertRaised, count=2) if event.data.kind == "suspended"
-        ]
-    assert (judged.data.verdict, judged.data.pairs.only_target) == ("cleared", 0)
-    route = await route_of(js)
-    (entry,) = route.suspended
-    assert (route.active.target, entry.verdict, entry.evidence) == (target(1), "cleared", judged.data.reason)
-    assert entry.returned_by == ""
-    assert f"cleared: slipway rollback return {MODEL}" in raised.data.message

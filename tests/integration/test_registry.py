@@ -30,16 +30,6 @@ from tests.kit import fakes_registry as k
 # -- one checkpoint, one version --------------------------------------------------------------------------------------
 
 
-async def test_five_event_ids_are_one_version(js, settings, checkpoint, log):
-    async with registry(js, settings):
-        for i in range(5):
-            await publish(js, checkpoint(), f"e{i}")
-        await log.settled(f.CheckpointReady, INBOX)
-        (opened,) = await log.of(f.ReleaseOpened)
-        assert opened.data.version == 1
-        assert opened.correlationid == opened.data.release_id
-
-
 async def test_after_the_dedupe_window_it_is_still_one_version(js, settings, checkpoint, log):
     async with registry(js, settings):
         event = await publish(js, checkpoint(), "e1")

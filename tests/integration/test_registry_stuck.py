@@ -1,4 +1,4 @@
-"""Announcements on a real bus: a stuck one holds up no other model's, and one that comes again changes nothing."""
+"""Announcements and facts on a real bus: what is stuck, or too large, holds up no other."""
 
 import asyncio
 
@@ -6,12 +6,8 @@ import pytest
 
 from clients.cli.events import dead_letters as deadletters
 from contracts import facts as f
-from contracts.policy import ReleasePolicy
 from contracts.services import EVENTS, INBOX, durable_name
-from shared.errors import Transient
 from shared.messaging.bus import publish_event
-from shared.messaging.provision import provision
-from shared.storage.kv import Bucket
 from tests.integration.registry_process import Log, base, checkpoint, publish, registry, store
 from tests.kit import fakes_registry as k
 
@@ -19,44 +15,6 @@ __all__ = ["base", "checkpoint", "store"]  # fixtures
 ADMISSION = durable_name("registry", f.CheckpointReady)
 MERGED = durable_name("registry", f.CheckpointMerged)
 OTHER = "other-bot"
-
-
-class Failing:
-    """The real artifacts, but some keys fail as they would with a store that answers nothing but errors for them."""
-
-    def __init__(self, inner):
-        self._inner = inner
-        self.models = set()
-
-    async def verify(self, ref):
-        if any(f"/checkpoints/{model}/" in ref.uri for model in self.models):
-            raise Transient("engine_failed", f"{ref.uri} cannot be read now.")
-        await self._inner.verify(ref)
-
-    def __getattr__(self, name):
-        return getattr(self._inner, name)
-
-
-async def test_a_stuck_announcement_holds_up_only_its_own_model_and_keeps_its_place(js, settings, checkpoint):
-    log = Log(js)
-    failing = None
-
-    def wrap(artifacts):
-        nonlocal failing
-        failing = Failing(artifacts)
-        return failing
-
-    async with registry(js, settings, wrap):
-        failing.models = {k.MODEL}
-        await publish(js, checkpoint(), "first")
-        await publish(js, checkpoint(attempt=2), "second")
-        await publish(js, checkpoint(OTHER), "of another model", model=OTHER)
-        (opened,) = await log.of(f.ReleaseOpened, timeout_s=20)
-        assert opened.subject == OTHER
-        assert (await js.consumer_info(INBOX, ADMISSION)).num_ack_pending <= 1
-        failing.models = set()
-        releases = [event.data for event in await log.of(f.ReleaseOpened, 3) if event.subject == k.MODEL]
-        assert [(opened.version, opened.attempt) for opened in releases] == [(1, 1), (2, 2)]
 
 
 @pytest.mark.parametrize(
@@ -91,28 +49,6 @@ async def test_facts_that_wait_for_one_record_do_not_keep_those_of_other_models(
                     break
                 await asyncio.sleep(0.2)
         assert info.config.max_ack_pending == -1
-
-
-async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes_of_it(
-    js, settings, checkpoint, store, base
-):
-    log = Log(js)
-    async with registry(js, settings):
-        await publish(js, checkpoint(policy=None), "refused then")
-        await log.of(f.CheckpointRejected)
-        await publish(js, checkpoint(attempt=2), "admitted")
-        await log.of(f.ReleaseOpened)
-        await log.settled(f.CheckpointReady, INBOX)
-    before = [(event.id, event.type) for event in await log.all()]
-    await js.delete_consumer(INBOX, ADMISSION)
-    await provision(js, dedupe_window_s=2.0)
-    assert (await js.consumer_info(INBOX, ADMISSION)).num_pending == 2
-    # what was refused for its absence would be admitted now
-    await Bucket(js, "policies", ReleasePolicy).create(k.MODEL, k.policy())
-    async with registry(js, settings):
-        await log.settled(f.CheckpointReady, INBOX)
-        await asyncio.sleep(0.5)  # two sweeps, which must do nothing
-    assert [(event.id, event.type) for event in await log.all()] == before
 
 
 async def test_hyperparameters_that_fill_a_message_are_refused_and_the_next_checkpoint_comes_in(

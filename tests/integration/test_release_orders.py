@@ -1,4 +1,4 @@
-"""Orders about a release on a real bus: pause and resume across a restart, denial, early promotion, refusals."""
+"""Orders about a release on a real bus: pause and resume across a restart, early promotion, a refusal."""
 
 import pytest
 
@@ -48,17 +48,6 @@ async def test_a_paused_release_waits_across_a_restart_keeps_its_canary_and_goes
         assert (await log.of(f.TrafficRequested, 2))[1].data.weight_ratio == 1.0
         (refused,) = await log.of(f.OrderRefused)
         assert (refused.data.code, refused.data.order_id) == ("not_applicable", "c0")
-
-
-async def test_an_approver_ends_a_release_that_waits(js, settings, checkpoint, log):
-    async with registry(js, settings):
-        release, _ = await to_approval(js, log, checkpoint)
-        await order(js, log, f.ApprovalDenied(release_id=release, reason="It is rude."), "d1", release)
-        (finished,) = await log.of(f.ReleaseFinished)
-        assert (finished.data.outcome, finished.data.code) == ("rejected", "approval_denied")
-        await order(js, log, f.ApprovalDenied(release_id=release, reason="again"), "d2", release)
-        (refused,) = await log.of(f.OrderRefused)
-        assert refused.data.code == "not_applicable"
 
 
 @pytest.mark.parametrize("name", ["r-ffffffffffffffff-1", "../../no release"])

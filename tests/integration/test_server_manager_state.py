@@ -154,17 +154,6 @@ class TestLeadership:
         assert await holder.confirm() is Extent.ALL, "no other process took it, so it is renewed"
         assert holder.valid()
 
-    async def test_the_term_rises_with_every_holder_and_stands_beside_the_engine(self, clean, terms):
-        clock = FakeClock()
-        first = KvLeadership(leases(clean), "main", "first", clock, terms)
-        second = KvLeadership(leases(clean), "main", "second", clock, terms)
-        await first.hold()
-        assert terms.read() == Leader(holder="first", term=1)
-        await second.hold()
-        clock.seconds += 6.1
-        await second.hold()
-        assert terms.read() == Leader(holder="second", term=2)
-
     async def test_the_term_rises_also_when_the_bucket_was_emptied(self, clean, terms):
         clock = FakeClock()
         terms.write(Leader(holder="earlier", term=41))
@@ -233,15 +222,6 @@ class TestLeadership:
         assert await first.confirm() is Extent.RECYCLE
         terms.write(Leader(holder="second", term=2))
         assert await first.confirm() is Extent.NOTHING
-
-    async def test_a_process_started_again_waits_for_a_lease_that_was_not_released(self, clean, terms):
-        clock = FakeClock()
-        before = KvLeadership(leases(clean), "main", "before", clock, terms)
-        again = KvLeadership(leases(clean), "main", "again", clock, terms)
-        assert await before.hold()
-        assert not await again.hold()
-        await before.release()
-        assert await again.hold()
 
 
 async def test_what_a_target_answered_when_it_was_staged_is_read_back_by_another_process(clean):

@@ -235,22 +235,6 @@ async def test_a_controller_whose_clock_is_wrong_decides_by_the_clock_of_the_bus
     assert await stored_facts(js, f.OrderRefused) == []
 
 
-async def test_an_alert_that_was_resolved_before_it_is_heard_changes_nothing(js, bus_settings):
-    async with controller(bus_settings):
-        await learn(js)
-    before = await serve(js)
-    await publish(js, alert())
-    await publish(js, alert(f.AlertUpdated))
-    await publish(js, alert(f.AlertResolved))
-    async with controller(bus_settings):
-        await handled(js)
-        assert await route_of(js) == before
-        assert await stored_facts(js, f.RollbackStarted) == []
-        await publish(js, alert(number=2))
-        await wait_for_fact(js, f.DeploymentChanged)
-    assert (await route_of(js)).active.target == k.target(6)
-
-
 async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_nothing_comes_of_it(js, bus_settings):
     """The target serves again meanwhile, and the controller's own record is lost as well."""
     async with controller(bus_settings):
@@ -279,26 +263,3 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
     assert [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)] == counts
     assert await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}") == drill
     assert {event.data.code for event in await stored_facts(js, f.OrderRefused)} == {"order_expired"}
-
-
-@pytest.mark.parametrize(("resolved", "later"), [(True, timedelta(minutes=5)), (False, timedelta(hours=1))])
-async def test_a_decision_of_a_process_that_died_is_not_carried_out_once_it_is_void(js, bus_settings, resolved, later):
-    async with controller(bus_settings) as first:
-        await learn(js)
-        before = await serve(js)
-        event = k.event(alert(), id="a-1", time=SystemClock().now())
-        await first.states.transact("production", k.MODEL, lambda state: _decided(state, event, before, first.rules))
-        if resolved:
-            await publish(js, alert(f.AlertResolved))
-    async with controller(bus_settings, ahead=later) as again:
-        await again.sweep(("production", k.MODEL))
-        (failed,) = await wait_for_fact(js, f.RollbackFailed)
-    assert failed.data.code == ("alert_resolved" if resolved else "order_expired")
-    assert await route_of(js) == before
-
-
-def _decided(state, event, route, rules):
-    from services.rollback_controller.domain import decision
-
-    cause = decision.Cause(event.id, event.correlationid, event.time, SystemClock().now())
-    return decision.decide_on_alert(state, event.data, route, cause, rules)

@@ -142,14 +142,9 @@ async def test_a_part_that_hangs_before_it_was_ready_is_started_again(tmp_path, 
         assert any("did nothing for" in text for text in keeper.printed), keeper.printed
 
 
-async def test_a_part_that_is_busy_but_not_ready_within_its_limit_is_started_again(tmp_path):
-    async with kept(tmp_path, "start, spinning") as keeper:
-        await keeper.until(lambda: keeper.runner.state == "ready")
-        assert any("was not ready within 2 s" in text for text in keeper.printed), keeper.printed
-
-
-async def test_a_part_that_answers_and_is_not_ready_within_its_limit_is_started_again(tmp_path):
-    async with kept(tmp_path, "not ready") as keeper:
+@pytest.mark.parametrize("how", ["start, spinning", "not ready"])
+async def test_a_part_that_is_busy_or_answers_but_is_not_ready_within_its_limit_is_started_again(tmp_path, how):
+    async with kept(tmp_path, how) as keeper:
         await keeper.until(lambda: keeper.runner.state == "ready")
         assert any("was not ready within 2 s" in text for text in keeper.printed), keeper.printed
 
@@ -163,14 +158,6 @@ async def test_a_part_that_answers_and_is_not_ready_because_of_others_is_left_al
         (tmp_path / "told.others").touch()
         await keeper.until(lambda: keeper.runner.state == "ready")
         assert keeper.runner.pid == pid
-
-
-async def test_a_healthy_part_is_left_alone(tmp_path):
-    async with kept(tmp_path, "serve") as keeper:
-        await keeper.until(lambda: keeper.runner.state == "ready")
-        pid = keeper.runner.pid
-        await asyncio.sleep(3 * QUICK.silent_s)  # one that hangs is killed within it
-        assert (keeper.runner.pid, keeper.runner.restarts) == (pid, 0), keeper.printed
 
 
 async def test_a_part_that_is_asked_to_stop_is_not_taken_for_hung(tmp_path):
@@ -194,23 +181,14 @@ async def test_the_end_of_a_part_is_told_by_the_signals_name_and_meaning(tmp_pat
         assert any("SIGILL" in text for text in keeper.printed)
 
 
-async def test_a_table_that_cannot_be_written_neither_ends_the_watch_nor_the_part(tmp_path):
-    async with kept(tmp_path, "abort", changed=on_a_full_disk) as keeper:
-        await keeper.until(lambda: keeper.runner.state == "ready")
-        before = keeper.runner.pid
-        os.kill(before, signal.SIGSTOP)
-        await keeper.until(lambda: keeper.runner.pid not in (before, None) and keeper.runner.state == "ready")
-
-
 @pytest.mark.parametrize("closed", [False, True], ids=["full", "closed"])
-async def test_what_cannot_be_said_ends_neither_the_part_nor_its_restarts(tmp_path, closed):
+async def test_a_line_or_a_table_that_cannot_be_written_ends_neither_the_part_nor_its_restarts(tmp_path, closed):
     output = Path("/dev/full").open("w")  # noqa: SIM115 - closing it may fail, too
     if closed:
         output.close()
     try:
-        async with kept(
-            tmp_path, "abort", print_line=lambda _part, text: print(text, file=output, flush=True)
-        ) as keeper:
+        said = {"print_line": lambda _part, text: print(text, file=output, flush=True), "changed": on_a_full_disk}
+        async with kept(tmp_path, "abort", **said) as keeper:
             await keeper.until(lambda: keeper.runner.state == "ready")
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 before = keeper.runner.pid

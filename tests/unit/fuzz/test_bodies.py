@@ -5,6 +5,7 @@ import random
 
 from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
+from services.gateway.domain.shaping import forced_metrics
 from tests.kit.mutation import attack, hostile_json
 
 TOOL = {
@@ -74,6 +75,8 @@ def take(data: bytes) -> str:
     except RequestRejected as rejected:
         return describe(rejected)
     json.dumps(parsed.body, allow_nan=False, ensure_ascii=False).encode()
+    assert json.loads(json.dumps(parsed.body)) == json.loads(raw)
+    forced_metrics(path, parsed.body)
     return "read"
 
 

@@ -89,13 +89,6 @@ def test_numbers_have_a_limit_and_so_has_what_is_remembered():
     assert sequences.take("a", 1), "it asked before so many others that it is forgotten; its term is superseded by then"
 
 
-def test_a_stored_term_is_there_after_a_restart(tmp_path):
-    file = TermFile(tmp_path / "agent" / "term.json")
-    assert file.highest is None
-    file.raise_to(Leader(holder="a", term=7))
-    assert file.highest == TermFile(tmp_path / "agent" / "term.json").highest == Leader(holder="a", term=7)
-
-
 def test_a_term_that_is_not_higher_replaces_nothing(tmp_path):
     file = TermFile(tmp_path / "term.json")
     file.raise_to(Leader(holder="a", term=7))

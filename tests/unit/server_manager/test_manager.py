@@ -45,25 +45,18 @@ async def test_an_order_is_loaded_probed_applied_said_and_forgotten(world):
     assert {str(target.target): target.phase for target in world.state.record.loaded} == {V0: "ready", V1: "ready"}
 
 
-async def test_an_order_that_comes_again_after_its_answer_changes_and_publishes_nothing(world):
+@pytest.mark.parametrize("hours_later", [False, True])
+async def test_an_order_that_comes_again_after_its_answer_changes_and_publishes_nothing(world, hours_later):
     await world.order(traffic_requested("t1", 1, fallback=0))
     await world.ticks()
+    if hours_later:
+        world.state.log.forget()
     await world.order(traffic_requested("t1", 1, fallback=0))
     await world.ticks()
     assert len(world.said.facts(DeploymentChanged)) == 1
     assert {emit.cause_id for emit in world.said.emits} == {"t1"}
     assert not world.state.record.orders
     assert world.routes.routes["bot"].epoch == 1
-
-
-async def test_an_order_that_comes_again_after_hours_is_answered_once(world):
-    await world.order(traffic_requested("t1", 1, fallback=0))
-    await world.ticks()
-    world.state.log.forget()
-    await world.order(traffic_requested("t1", 1, fallback=0))
-    await world.ticks()
-    assert len(world.said.facts(DeploymentChanged)) == 1
-    assert not world.state.record.orders
 
 
 def answers_and_alerts(world):
