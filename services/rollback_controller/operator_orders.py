@@ -57,11 +57,19 @@ class OperatorOrders:
         It returns as a canary; with all traffic at once if so ordered, or if it is the base model (without release).
         """
         order = event.data
-        if order.decision == "confirm":
-            return await self._edit(event, received, confirm)
         at_once = order.at_once or order.target.version == 0
-        edit = functools.partial(return_suspended if at_once else order_return, at=received.stored_at)
-        return await self._edit(event, received, edit)
+        returned = functools.partial(return_suspended if at_once else order_return, at=received.stored_at)
+
+        def check(route: Route | None) -> None:
+            check_sender(event, self.controller.teams())
+            check_age(event, received.stored_at, self.clock.now(), until=order.expires_at)
+            check_epoch(event, route.epoch if route is not None else None)
+
+        edit = await self._write(event, confirm if order.decision == "confirm" else returned, check)
+        if isinstance(edit, EditRefused):
+            raise Permanent(edit.code, edit.reason)
+        cause = order.decision if edit.route.suspension(order.target) is None else "judge"
+        return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
 
     async def judge(self, event: Event[SuspensionJudged]) -> DeploymentChanged | None:
         """Apply the verdict on a suspended target: quarantine if confirmed, else note the verdict in the route.
@@ -93,25 +101,6 @@ class OperatorOrders:
         if isinstance(edit, EditRefused):
             structlog.get_logger().info("judged too late", model=event.subject, type=event.type, reason=edit.reason)
             return None
-        return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
-
-    async def _edit(
-        self,
-        event: Event[SuspensionDecided],
-        received: Received,
-        edit_route: Callable[..., Edit],
-    ) -> DeploymentChanged:
-        """Edit the route by an order and return it; raise Permanent if the order is void or the edit refused."""
-
-        def check(route: Route | None) -> None:
-            check_sender(event, self.controller.teams())
-            check_age(event, received.stored_at, self.clock.now(), until=event.data.expires_at)
-            check_epoch(event, route.epoch if route is not None else None)
-
-        edit = await self._write(event, edit_route, check)
-        if isinstance(edit, EditRefused):
-            raise Permanent(edit.code, edit.reason)
-        cause = event.data.decision if edit.route.suspension(event.data.target) is None else "judge"
         return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
 
     async def _write(
