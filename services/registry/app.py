@@ -104,7 +104,7 @@ class Registry:
         self.sweepers: tuple[Sweeper[str] | Sweeper[tuple[str, str]], ...] = (
             Sweeper("admissions", self.admissions.models, self.admissions.sweep, every_s=every_s),
             Sweeper("releases", self._list_open_releases, self._sweep_release, every_s=every_s),
-            Sweeper("models", self.records.stored_models, self.records.sweep_model, every_s=_MODELS_EVERY * every_s),
+            Sweeper("models", self._ports.artifacts.models, self.records.sweep_model, every_s=_MODELS_EVERY * every_s),
         )
 
     async def admit(self, event: Event[CheckpointReady]) -> None:

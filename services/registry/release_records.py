@@ -1,7 +1,7 @@
 """Processes records of releases and models: applies inputs, takes the registry's own steps, starts the next release."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import structlog
@@ -244,10 +244,6 @@ class ReleaseRecords:
             return record or rebuilt
 
         return await self._ports.models.transact(key, begin)
-
-    async def stored_models(self) -> Sequence[str]:
-        """Return the models that have versions in the store."""
-        return await self._ports.artifacts.models()
 
     async def sweep_model(self, model: str) -> None:
         """Rebuild a model's record if it was lost, and publish its outbox."""

@@ -252,8 +252,8 @@ def over_time(
     """
     if sum(figure is not None for line in lines for _, figure in line.points) < 2:
         return None
-    begin = _moment(span[0])
-    seconds = (_moment(span[1]) - begin).total_seconds() or 1.0
+    begin = datetime.fromisoformat(span[0])
+    seconds = (datetime.fromisoformat(span[1]) - begin).total_seconds() or 1.0
     chart = pygal.XY(
         **OPTIONS,
         xrange=(0.0, seconds),
@@ -293,11 +293,7 @@ def _ticks(begin: datetime, seconds: float) -> list[float]:
 
 
 def _after(at: str, begin: datetime) -> float:
-    return (_moment(at) - begin).total_seconds()
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    return (datetime.fromisoformat(at) - begin).total_seconds()
 
 
 def _svg(
