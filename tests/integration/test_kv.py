@@ -36,16 +36,6 @@ async def test_a_record_of_a_bucket_that_is_gone_is_not_taken_for_a_missing_one(
             await read(MODEL)
 
 
-async def test_record_round_trip(bucket):
-    revision = await bucket.create(MODEL, route())
-    entry = await bucket.get(MODEL)
-    assert (entry.value, entry.revision) == (route(), revision)
-    later = await bucket.update(MODEL, route(epoch=13), revision)
-    assert later > revision
-    assert (await bucket.all())[MODEL].value.epoch == 13
-    assert await bucket.keys() == [MODEL]
-
-
 async def test_second_create_and_stale_update_conflict_and_change_nothing(bucket):
     revision = await bucket.create(MODEL, route())
     with pytest.raises(Conflict):

@@ -3,9 +3,6 @@
 
 from contracts import facts as f
 from contracts.services import INBOX
-from services.registry.domain.versions import ModelRecord
-from services.registry.ports import model_key
-from shared.storage.kv import Bucket
 from tests.integration.registry_process import (  # noqa: F401 - fixtures
     base,
     checkpoint,
@@ -16,7 +13,6 @@ from tests.integration.registry_process import (  # noqa: F401 - fixtures
     run_to_turn,
     store,
 )
-from tests.kit import fakes_registry as k
 
 
 async def release(js, checkpoint, log, content, number):
@@ -58,25 +54,3 @@ async def test_versions_go_on_after_their_records_were_lost_and_an_alert_names_w
         assert resolved.alert_id == raised.alert_id
         assert len(await log.of(f.ReleaseOpened)) == 4
         assert await log.of(f.CheckpointRejected, 0) == []
-
-
-async def test_releases_whose_records_are_there_go_on_when_that_of_their_model_was_lost(
-    js, settings, store, checkpoint, log
-):
-    async with registry(js, settings):
-        opened = await release(js, checkpoint, log, b"first", 1)
-        await js.purge_stream("KV_releases", subject=f"$KV.releases.{model_key(k.MODEL)}")
-        await alerts(log, f.AlertRaised)
-        record = (await Bucket(js, "releases", ModelRecord).get(model_key(k.MODEL))).value
-        assert (record.next_version, record.open) == (2, (opened.release_id,))
-        await run_to_end(js, opened.release_id, 1, epoch=1)
-        (finished,) = await log.of(f.ReleaseFinished)
-        assert finished.data.outcome == "promoted"
-
-
-async def test_a_new_model_begins_at_version_1_without_an_alert(js, settings, store, checkpoint, log):
-    async with registry(js, settings):
-        await publish(js, checkpoint(), "e1")
-        (opened,) = await log.of(f.ReleaseOpened)
-        assert opened.data.version == 1
-        assert await log.of(f.AlertRaised, 0) == []

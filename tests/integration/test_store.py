@@ -1,6 +1,5 @@
 """The object store on a real S3 server: create-only commits, verified reads, and server-manager's copies of it."""
 
-import asyncio
 import contextlib
 import hashlib
 import random
@@ -49,18 +48,6 @@ def test_second_create_is_refused_and_the_first_stays(store):
     with pytest.raises(AlreadyExists):
         store.create("t/one", b"second")
     assert store.find("t/one") == b"first"
-
-
-async def test_one_winner_among_eight_writers(store):
-    async def attempt(number: int) -> bool:
-        with contextlib.suppress(AlreadyExists):
-            await asyncio.to_thread(store.create, "t/race", str(number).encode())
-            return True
-        return False
-
-    winners = await asyncio.gather(*(attempt(number) for number in range(8)))
-    assert sum(winners) == 1
-    assert store.find("t/race") == str(winners.index(True)).encode()
 
 
 def test_a_blob_of_another_size_under_the_same_name_is_refused_and_not_taken_for_the_right_one(store):

@@ -6,15 +6,12 @@ from itertools import pairwise
 import pytest
 
 from services.benchmarker.domain import tool_calls
-from shared.errors import Transient
-from shared.serving.inference import Deadlines
 from testbed.gateway import load_toy
 from tests.kit import hostile
 from tests.kit.openai_api import CHAT, COMPLETIONS, FOREVER, PROMPT, TALK, Api, ApiConformance, reasons, texts
 
 pytestmark = pytest.mark.real
 FAULTS = {
-    "crash_text": "CRASHTEXT",
     "dead_text": "DEADTEXT",
     "mute_text": "MUTETEXT",
     "template_fails_text": "TEMPLATETEXT",
@@ -110,14 +107,6 @@ async def test_a_dead_engine_answers_nothing_more(triton):
     for text in ("DEADTEXT", "hello"):
         status, _, noted = await api.refused(CHAT, talk(text))
         assert (status, noted) == (500, {"class": "EngineDeadError", "source": "engine"})
-    await api.close()
-
-
-async def test_a_prompt_that_kills_the_process_ends_in_an_error(triton):
-    api = Api(triton.endpoint, load(triton, 3), Deadlines(first_token_s=2, inter_token_s=2))
-    with pytest.raises(Transient) as failed:
-        await api.ask(CHAT, talk("CRASHTEXT"))
-    assert failed.value.code in {"no_first_token", "engine_dead"}
     await api.close()
 
 

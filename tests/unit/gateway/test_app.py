@@ -176,9 +176,3 @@ async def test_ready_with_the_bus_or_with_routes():
     assert (await empty.admin.get("/readyz")).status_code == 503
     answer = await known.admin.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]["bus"]) == (200, "not connected")
-
-
-async def test_wrong_paths_and_methods_have_openais_shape():
-    world = World(route())
-    assert (await world.http.get("/v1/nothing")).json()["error"]["type"] == "invalid_request_error"
-    assert (await world.http.get("/v1/completions")).status_code == 405

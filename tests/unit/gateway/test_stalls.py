@@ -75,25 +75,14 @@ def test_one_that_answers_nothing_while_another_one_does_is_left_and_used_again_
     in_virtual_time(story)
 
 
-@pytest.mark.parametrize("others", [{B, C}, set()])
-def test_where_no_other_one_answers_none_is_left(others):
-    """The network may be away, or this process: nothing shows that it is the endpoint."""
+@pytest.mark.parametrize(("silent", "gone"), [({B, C}, set()), (set(), set()), (set(), {B})])
+def test_where_no_other_one_answers_none_is_left(silent, gone):
+    """The network may be away, or this process: nothing shows that it is the endpoint. A refused connection is no answer."""
 
     async def story(fleet):
-        waiting = Attempt(A, *others)
-        fleet.engine.stalled |= {A, *others}
-        fleet.stalls.begin(A, waiting)
-        await asyncio.sleep(60.0)
-        assert (fleet.changes, waiting.left) == ([], False)
-
-    in_virtual_time(story)
-
-
-def test_another_one_that_refuses_connections_is_no_answer():
-    async def story(fleet):
-        waiting = Attempt(A, B)
-        fleet.engine.stalled.add(A)
-        fleet.engine.gone.add(B)
+        waiting = Attempt(A, *silent, *gone)
+        fleet.engine.stalled |= {A, *silent}
+        fleet.engine.gone |= gone
         fleet.stalls.begin(A, waiting)
         await asyncio.sleep(60.0)
         assert (fleet.changes, waiting.left) == ([], False)

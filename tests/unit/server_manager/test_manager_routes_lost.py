@@ -20,20 +20,13 @@ async def load(world, version):
     await world.engine.load(str(loadable.target), folder, digest=loadable.manifest.digest, memory_bytes=100)
 
 
-async def test_an_emptied_bucket_unloads_nothing_and_gets_its_routes_back(world):
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_an_emptied_bucket_unloads_nothing_and_gets_its_routes_back(world, restarts):
     world.routes.routes["bot"] = before = route(2, 1)
     await world.ticks()
     world.routes.routes.clear()
-    await world.ticks(10, seconds=30)
-    assert set(world.engine.models) == {V1, V2}
-    assert world.routes.routes == {"bot": before}
-
-
-async def test_after_a_restart_an_empty_bucket_unloads_nothing(world):
-    world.routes.routes["bot"] = before = route(2, 1)
-    await world.ticks()
-    world.routes.routes.clear()
-    world.start()
+    if restarts:
+        world.start()
     await world.ticks(10, seconds=30)
     assert set(world.engine.models) == {V1, V2}
     assert world.routes.routes == {"bot": before}

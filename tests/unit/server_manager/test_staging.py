@@ -19,12 +19,6 @@ from tests.unit.server_manager.factories import (
 )
 
 
-def test_orders_wait_in_the_order_they_came():
-    record = staging.enqueue_staging(Servers(), stage_requested("s1", 1))
-    record = staging.enqueue_staging(record, stage_requested("s2", 2))
-    assert [lease.lease_id for lease in record.waiting] == ["s1", "s2"]
-
-
 def test_only_one_order_holds_the_lease():
     record = staging.enqueue_staging(Servers(), stage_requested("s1", 1))
     record = staging.enqueue_staging(record, stage_requested("s2", 2))
