@@ -1,7 +1,6 @@
 """The record, the routes and the lead in real key-value buckets."""
 
 import asyncio
-import contextlib
 
 import pytest
 
@@ -11,14 +10,10 @@ from contracts.runtimes import FleetRuntimes
 from services.server_manager.adapters.kv_state import KvAttachments, KvLeadership, KvRecords, KvRoutes, KvRuntimes
 from services.server_manager.adapters.repository_files import LeaseFile
 from services.server_manager.domain.records import Leader, Servers
-from services.server_manager.domain.references import References
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Extent
-from services.server_manager.references import KeptReferences
-from shared.errors import Transient
 from shared.messaging.records import RecordStore
 from tests.kit.conformance_serving import (
-    NAME,
     AttachmentsConformance,
     LeadershipConformance,
     RoutesConformance,
@@ -27,7 +22,6 @@ from tests.kit.conformance_serving import (
 )
 from tests.kit.fakes_serving import FakeClock
 from tests.kit.records import MemoryPublisher
-from tests.unit.server_manager.replicas import Replica
 
 
 @pytest.fixture
@@ -222,16 +216,3 @@ class TestLeadership:
         assert await first.confirm() is Extent.RECYCLE
         terms.write(Leader(holder="second", term=2))
         assert await first.confirm() is Extent.NOTHING
-
-
-async def test_what_a_target_answered_when_it_was_staged_is_read_back_by_another_process(clean):
-    server = Replica()
-    for nll, code in ((2.0, None), (2.0, None), (2.1, "logprobs_differ")):
-        records = KvRecords(lambda: clean, "servers", References)
-        kept = KeptReferences(records, "main", "a CPU", FakeClock(), 0.05)
-        server.nll = nll
-        with contextlib.nullcontext() if code is None else pytest.raises(Transient) as caught:
-            await kept.check(server, NAME, "a:1", "files", 5.0)
-        assert caught is None or caught.value.code == code
-    (reference,) = (await records.get("main.references")).value.references
-    assert (reference.target, reference.tolerance_nats) == (NAME, 0.05)

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import hashlib
 import json
 import threading
 
@@ -238,10 +237,3 @@ async def test_a_configuration_that_is_nested_too_deeply_counts_as_none(store, c
     stored = store.put("m", {"config.json": b"[" * 100_000, "tokenizer_config.json": b"[" * 100_000})
     await cache.materialise(stored)
     assert (await cache.describe(stored)).context_tokens > 0
-
-
-def test_intact_means_these_files_and_no_others(tmp_path):
-    (tmp_path / "a").write_bytes(b"1")
-    entry = FileEntry(path="a", digest=f"sha256:{hashlib.sha256(b'1').hexdigest()}", size_bytes=1)
-    assert is_intact(tmp_path, (entry,))
-    assert not is_intact(tmp_path, ())
