@@ -73,7 +73,7 @@ class _Stage:
     """One rehearsal: its event, the candidate to fail, the fallback to take over, the policy.
 
     Attributes:
-        repeated: Triggers that fired without their fault, and were rehearsed again.
+        repeated: Triggers that fired without their fault, or in a log that was lost, and were rehearsed again.
     """
 
     event: Event[VariantStaged]
@@ -192,7 +192,8 @@ class Rehearsal:
         """Return the certificate of one trigger, or the reason for none.
 
         A trigger that fires without its fault is rehearsed once more, because a stalled host can cause it; if it fires
-        again, its threshold is too tight. Staging is cleared in between, so that the monitor resolves its alert.
+        again, its threshold is too tight. One whose alert was in a log that is lost is rehearsed once more too. Staging
+        is cleared in between, so that the monitor resolves its alert.
         """
         outcome = await self._attempt(stage, trigger)
         if outcome is None:
@@ -204,7 +205,7 @@ class Rehearsal:
         return outcome or f"{trigger.name}: it fired twice on healthy traffic in staging; its threshold is too tight."
 
     async def _attempt(self, stage: _Stage, trigger: Trigger) -> RehearsalCertificate | str | None:
-        """Return the certificate of one trigger, or the reason for none; None if it fired without its fault."""
+        """Return the certificate of one trigger, or the reason for none; None to rehearse it once more."""
         fault = rehearsal_plan.plan_fault(trigger) or _NO_FAULT  # `_assess_triggers` refused triggers without
         await self._clear_route(stage, trigger.name)
         before: Sequence[float] = ()
@@ -278,9 +279,11 @@ class Rehearsal:
         await self.execute(await self.states.transact("staging", stage.model, begin))
         return await self._find_rollback(stage, "")
 
-    async def _why_none(self, stage: _Stage, trigger: Trigger, fault: DrillFault) -> str:
-        """Return why a fault caused no rollback in time."""
+    async def _why_none(self, stage: _Stage, trigger: Trigger, fault: DrillFault) -> str | None:
+        """Return why a fault caused no rollback in time; None if the log was lost since, and counts from 1 again."""
         state = await self.states.read("staging", stage.model)
+        if await self.alerts.last_route_change("staging", stage.model) <= state.rehearsing_since:
+            return None
         if state.held:
             return f"{trigger.name}: the alert came, and traffic stayed ({next(iter(state.held.values()))})."
         return (

@@ -134,11 +134,11 @@ class Checks:
             world.violated(f"a request to {answer.tried or 'the gateway'} is lost without a fault: {answer.failed}")
 
     def all_ended(self) -> bool:
-        """Return whether each release and each rollback that began has ended, and each fact is published."""
+        """Return whether each release and rollback has ended, each fact is published, and each message finished."""
         opened, ended = ({fact["release_id"] for fact in self.of(kind)} for kind in (ReleaseOpened, ReleaseFinished))
         begun = {fact["rollback_id"] for fact in self.of(RollbackStarted)}
         over = {fact["rollback_id"] for kind in (RollbackCompleted, RollbackFailed) for fact in self.of(kind)}
-        return opened == ended and begun == over and not self._unpublished()
+        return opened == ended and begun == over and not (self._unpublished() or self._unfinished())
 
     # -- at the end ------------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class Checks:
             self._world.violated(unpublished)
         self._check_staging()
         self._world.person.check_end()
-        for name in self._world.consumers.unfinished(self._world.clock.true_time() - timedelta(seconds=LATE_S)):
+        for name in self._unfinished():
             self._world.violated(f"{name} has messages that nothing finishes")
         route = self.route
         if route is None or route.active is None:
@@ -227,6 +227,9 @@ class Checks:
         for name in begun:
             if ends[name] != 1:
                 self._world.violated(f"rollback {name} has {ends[name]} ends")
+
+    def _unfinished(self) -> list[str]:
+        return list(self._world.consumers.unfinished(self._world.clock.true_time() - timedelta(seconds=LATE_S)))
 
     def _unpublished(self) -> list[str]:
         """Return the records with facts to publish, and the types of these facts."""
