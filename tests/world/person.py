@@ -107,11 +107,14 @@ class Person:
 
     def check_end(self) -> None:
         """Note the orders that nothing answered."""
+        for order_id in self.unanswered():
+            self._world.violated(f"the order {order_id} ({self.orders[order_id]}) has no answer")
+
+    def unanswered(self) -> list[str]:
+        """Return the orders that nothing has answered."""
         facts = [fact["data"] for _, fact in self._world.checks.facts]
         answered = {fact.get(name) for fact in facts for name in ("order_id", "cause_id")}
-        for order_id, kind in self.orders.items():
-            if order_id not in answered:
-                self._world.violated(f"the order {order_id} ({kind}) has no answer")
+        return [order_id for order_id in self.orders if order_id not in answered]
 
     def _open_releases(self) -> list[dict[str, Any]]:
         """Return the releases that have not ended, the last one at the end."""
