@@ -73,7 +73,7 @@ class _Stage:
     """One rehearsal: its event, the candidate to fail, the fallback to take over, the policy.
 
     Attributes:
-        repeated: Triggers that fired without their fault, or in a log that was lost, and were rehearsed again.
+        repeated: Triggers that fired without their fault, and were rehearsed again.
     """
 
     event: Event[VariantStaged]
@@ -108,7 +108,7 @@ class Rehearsal:
         """Rehearse the rollback of staged targets and return the outcome; a redelivered event gets the same one.
 
         Raises:
-            Transient: The rehearsal request has not arrived yet, or a dependency does not answer.
+            Transient: The log has no rehearsal request, or a dependency does not answer.
         """
         if event.data.request.purpose != "rehearsal":
             return None
@@ -117,10 +117,10 @@ class Rehearsal:
         if release_id in state.rehearsed:
             return await self._attested(event, state.rehearsed[release_id])
         requested = state.rehearsals.get(release_id) or await self.alerts.rehearsal_requested(model)
-        if requested is None or requested.release_id != release_id:
-            if requested and requested.candidate.target.version > event.data.candidate.target.version:
-                return None  # a newer release is rehearsed: this one has ended
-            raise Transient("bus_unavailable", f"The request for the rehearsal of {release_id} has not arrived yet.")
+        if requested is None:
+            raise Transient("bus_unavailable", f"The log has no request for the rehearsal of {release_id}.")
+        if requested.release_id != release_id:  # the next release is rehearsed: this one has ended
+            return None
         await self.states.transact("production", model, lambda state: rehearsal_plan.record_request(state, requested))
         runtime = event.data.candidate.runtime
         detections = rehearsal_plan.find_detections(state, requested, runtime, self.clock.now())
@@ -192,8 +192,7 @@ class Rehearsal:
         """Return the certificate of one trigger, or the reason for none.
 
         A trigger that fires without its fault is rehearsed once more, because a stalled host can cause it; if it fires
-        again, its threshold is too tight. One whose alert was in a log that is lost is rehearsed once more too. Staging
-        is cleared in between, so that the monitor resolves its alert.
+        again, its threshold is too tight. Staging is cleared in between, so that the monitor resolves its alert.
         """
         outcome = await self._attempt(stage, trigger)
         if outcome is None:
@@ -205,7 +204,7 @@ class Rehearsal:
         return outcome or f"{trigger.name}: it fired twice on healthy traffic in staging; its threshold is too tight."
 
     async def _attempt(self, stage: _Stage, trigger: Trigger) -> RehearsalCertificate | str | None:
-        """Return the certificate of one trigger, or the reason for none; None to rehearse it once more."""
+        """Return the certificate of one trigger, or the reason for none; None if it fired without its fault."""
         fault = rehearsal_plan.plan_fault(trigger) or _NO_FAULT  # `_assess_triggers` refused triggers without
         await self._clear_route(stage, trigger.name)
         before: Sequence[float] = ()
@@ -279,11 +278,15 @@ class Rehearsal:
         await self.execute(await self.states.transact("staging", stage.model, begin))
         return await self._find_rollback(stage, "")
 
-    async def _why_none(self, stage: _Stage, trigger: Trigger, fault: DrillFault) -> str | None:
-        """Return why a fault caused no rollback in time; None if the log was lost since, and counts from 1 again."""
+    async def _why_none(self, stage: _Stage, trigger: Trigger, fault: DrillFault) -> str:
+        """Return why a fault caused no rollback in time.
+
+        Raises:
+            Transient: The log was lost since, and counts from 1 again.
+        """
         state = await self.states.read("staging", stage.model)
         if await self.alerts.last_route_change("staging", stage.model) <= state.rehearsing_since:
-            return None
+            raise Transient("bus_unavailable", f"The log was lost while {trigger.name} was rehearsed.")
         if state.held:
             return f"{trigger.name}: the alert came, and traffic stayed ({next(iter(state.held.values()))})."
         return (

@@ -219,18 +219,7 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
 
 
 def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Iterator[Emission]:
-    """Yield the requests for the rollback rehearsal and for its two staged targets."""
-    yield (
-        f"stage.requested:{lease_key(target.target.variant, 'rehearsal')}",
-        StageRequested(
-            release_id=release.id,
-            candidate=target,
-            baseline=turn.baseline,
-            purpose="rehearsal",
-            load=release.policy.load,
-            attempt=release.opened.attempt,
-        ),
-    )
+    """Yield the requests for the rollback rehearsal and then for its staged targets, so that the log has it first."""
     yield (
         "rehearsal.requested",
         RehearsalRequested(
@@ -240,6 +229,17 @@ def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Itera
             triggers=release.policy.rehearsed,
             policy_digest=rehearsals.policy_digest(release),
             valid_s=release.policy.rehearsal_valid_s,
+        ),
+    )
+    yield (
+        f"stage.requested:{lease_key(target.target.variant, 'rehearsal')}",
+        StageRequested(
+            release_id=release.id,
+            candidate=target,
+            baseline=turn.baseline,
+            purpose="rehearsal",
+            load=release.policy.load,
+            attempt=release.opened.attempt,
         ),
     )
 

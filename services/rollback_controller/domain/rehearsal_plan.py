@@ -256,7 +256,7 @@ def summarise(certificates: Sequence[RehearsalCertificate], repeated: Sequence[s
     before = describe_detection(certificates[0]) if certificates else ""
     if before:
         return f"Switched and verified in staging; {before}: {names}."
-    again = f" Fired before the fault or in a lost log, and rehearsed again: {', '.join(repeated)}." if repeated else ""
+    again = f" Fired before the fault, and rehearsed again: {', '.join(repeated)}." if repeated else ""
     return f"Detected, switched and verified in staging: {names}.{again}"
 
 

@@ -84,9 +84,10 @@ def test_a_bad_version_is_confirmed_once_with_two_shares():
     assert verdicts(monitoring.assess(state, cause(9_000.0), RULES)) == [fact]
 
 
-def test_an_equal_version_is_cleared():
-    (fact,) = verdicts(feed(begun(), 900, target=0.01))
-    assert fact.verdict == "cleared"
+@pytest.mark.parametrize(("after_move", "returns"), [("canary", True), ("stay", False)])
+def test_a_cleared_version_comes_back_as_its_policy_says(after_move, returns):
+    (fact,) = verdicts(feed(begun(after_move=after_move), 900, target=0.01))
+    assert (fact.verdict, fact.returns) == ("cleared", returns)
 
 
 @pytest.mark.parametrize("pairs", [0, 5])
