@@ -61,7 +61,7 @@ def test_traffic_follows_a_pass_and_the_pair_stays_loaded_until_the_end():
     ("policy", "about", "following"),
     [
         (k.policy, {"promotion": BY_HAND}, ["approval.requested"]),
-        (k.careful_policy, {}, ["stage.requested:int8:rehearsal", "rehearsal.requested"]),
+        (k.careful_policy, {}, ["rehearsal.requested", "stage.requested:int8:rehearsal"]),
     ],
 )
 def test_the_pair_is_given_back_before_a_person_or_a_rehearsal_is_awaited(policy, about, following):

@@ -42,7 +42,7 @@ def test_it_is_asked_for_with_everything_that_a_certificate_must_name():
 
 def test_its_pair_is_staged_once_the_measured_lease_is_given_back():
     walk = at_rehearsal()
-    assert list(walk.last) == ["stage.released:int8", "stage.requested:int8:rehearsal", "rehearsal.requested"]
+    assert list(walk.last) == ["stage.released:int8", "rehearsal.requested", "stage.requested:int8:rehearsal"]
     asked = StageRequested.model_validate(walk.last["stage.requested:int8:rehearsal"])
     assert (asked.purpose, asked.candidate.target, asked.baseline) == ("rehearsal", k.target("int8"), k.BASELINE)
     assert (asked.load, asked.attempt) == (walk.release.policy.load, 1)
@@ -53,7 +53,7 @@ def test_only_the_chosen_variant_is_rehearsed():
     walk = Walk(k.careful_policy(), variants=("bf16", "int8")).to_staging()
     walk.handle(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"), k.staged("int8"))
     emitted = walk.handle(k.benchmarked("int8"))
-    assert [key for key in emitted if "rehearsal" in key] == ["stage.requested:int8:rehearsal", "rehearsal.requested"]
+    assert [key for key in emitted if "rehearsal" in key] == ["rehearsal.requested", "stage.requested:int8:rehearsal"]
 
 
 def test_its_pair_stays_loaded_until_the_end_if_traffic_comes_at_once():
