@@ -134,11 +134,13 @@ class Checks:
             world.violated(f"a request to {answer.tried or 'the gateway'} is lost without a fault: {answer.failed}")
 
     def all_ended(self) -> bool:
-        """Return whether each release and rollback has ended, each fact is published, and each message finished."""
+        """Return whether releases and rollbacks have ended, facts are published, messages finished, orders answered."""
         opened, ended = ({fact["release_id"] for fact in self.of(kind)} for kind in (ReleaseOpened, ReleaseFinished))
         begun = {fact["rollback_id"] for fact in self.of(RollbackStarted)}
         over = {fact["rollback_id"] for kind in (RollbackCompleted, RollbackFailed) for fact in self.of(kind)}
-        return opened == ended and begun == over and not (self._unpublished() or self._unfinished())
+        if opened != ended or begun != over:
+            return False
+        return not (self._unpublished() or self._unfinished() or self._world.person.unanswered())
 
     # -- at the end ------------------------------------------------------------------------------------------------
 
@@ -229,7 +231,8 @@ class Checks:
                 self._world.violated(f"rollback {name} has {ends[name]} ends")
 
     def _unfinished(self) -> list[str]:
-        return list(self._world.consumers.unfinished(self._world.clock.true_time() - timedelta(seconds=LATE_S)))
+        """Return the consumers with messages that are too late."""
+        return self._world.consumers.unfinished(self._world.clock.true_time() - timedelta(seconds=LATE_S))
 
     def _unpublished(self) -> list[str]:
         """Return the records with facts to publish, and the types of these facts."""

@@ -164,7 +164,6 @@ async def _end(world: World) -> None:
     while quiet_s < SETTLES_S and world.now_s < MOST_S:
         await asyncio.sleep(5.0)
         is_over = world.now_s > FAULTS_S + 32.0 and world.checks.all_ended() and world.all_bad_shown()
-        is_over = is_over and not world.person.unanswered()
         quiet_s = quiet_s + 5.0 if is_over else 0.0
 
 
